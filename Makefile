@@ -1,0 +1,100 @@
+# One command per job: make setup | demo | check | test | bench | lock
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.SILENT:
+MAKEFLAGS += --no-print-directory
+
+# Debian's own Python where it is new enough: a self-built one found first on the PATH may be an unoptimised build.
+PYTHON ?= $(shell for p in /usr/bin/python3 python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$p; break; }; done)
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=PILOTLIGHT_STATE)
+PACKAGES := crun catatonit skopeo mmdebstrap nftables iproute2 python3-venv libnss-myhostname ca-certificates debian-archive-keyring git curl
+VENV := .venv
+PILOTLIGHT := $(if $(SUDO),$(SUDO) )$(VENV)/bin/pilotlight
+LOCKING := --universal --python-version 3.11 --generate-hashes --no-annotate --quiet \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --upgrade
+
+.PHONY: setup packages environment environment-dev environment-oldest demo check test unit integration e2e bench lock
+
+setup: environment  ## install what is missing: Debian packages, .venv with the project and its pinned dependencies
+
+packages:
+	missing=()
+	for package in $(PACKAGES); do
+	  dpkg-query -W -f '$${db:Status-Abbrev}' $$package 2>/dev/null | grep -q '^ii' || missing+=($$package)
+	done
+	[ $${#missing[@]} = 0 ] && exit 0
+	command -v apt-get >/dev/null || { echo "This is not Debian: install yourself what these packages hold: $${missing[*]}" >&2; exit 1; }
+	$(if $(SUDO),echo "Installing packages needs root: sudo may ask for your password.")
+	echo "Installing $${missing[*]} …"
+	$(SUDO) apt-get update -qq
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$${missing[@]}" >/dev/null
+
+# $(call install,VENV,LOCK,PROJECT): make VENV hold what LOCK says, and our project if PROJECT is not empty; quick when it already does.
+define install
+	stamp="$$(cat $(2) pyproject.toml | sha256sum | cut -c1-16)"
+	[ "$$(cat $(1)/.installed-$(2) 2>/dev/null)" = "$$stamp" ] && exit 0
+	python="$(PYTHON)"
+	[ -n "$$python" ] || python="$$(command -v /usr/bin/python3)" || { echo "No Python >= 3.11: apt-get install python3" >&2; exit 1; }
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"{sys.executable} is older than 3.11: make PYTHON=…")'
+	echo "Installing $(2) into $(1) …"
+	[ -x $(1)/bin/python ] || "$$python" -m venv $(1)
+	$(1)/bin/pip install --quiet --disable-pip-version-check -r $(2)
+	$(if $(3),$(1)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .)
+	echo "$$stamp" > $(1)/.installed-$(2)
+endef
+
+environment: packages
+	$(call install,$(VENV),requirements.lock,project)
+
+environment-dev: environment
+	$(call install,$(VENV),requirements-dev.lock,)
+
+environment-oldest: packages
+	$(call install,.venv-oldest,requirements-oldest.lock,)
+
+demo: setup  ## start the platform if it is not running, run a stock Modal program on it, show what to try next
+	$(PILOTLIGHT) up --detach
+	variables="$$($(PILOTLIGHT) env)"
+	eval "$$variables"
+	echo
+	echo '$$ modal run examples/hello.py'
+	$(VENV)/bin/modal run examples/hello.py
+	echo
+	echo 'That was an unmodified Modal program, in containers on this machine. What to try next:'
+	printf '  %-55s # %s\n' \
+	  'eval "$$($(PILOTLIGHT) env)"' 'this terminal: modal goes here' \
+	  '$(PILOTLIGHT) env --write-profile pilotlight' 'every terminal: modal goes here' \
+	  '$(VENV)/bin/modal run examples/hello.py --name you' 'run it again, with an argument' \
+	  '$(VENV)/bin/modal deploy examples/hello.py' 'keep it, and call it from other programs' \
+	  '$(PILOTLIGHT) status' 'what runs, and what waits for what' \
+	  '$(PILOTLIGHT) down' 'stop it; its data stays'
+
+check: environment-dev  ## what CI checks without running anything
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright
+	$(VENV)/bin/lint-imports
+
+unit: environment-dev
+	$(VENV)/bin/pytest tests/unit
+
+integration: environment-dev environment-oldest
+	$(SUDO) $(VENV)/bin/pytest tests/integration
+
+e2e: environment-dev environment-oldest
+	$(SUDO) $(VENV)/bin/pytest tests/e2e
+
+test: check environment-oldest  ## everything, on a bare clone too
+	$(VENV)/bin/pytest tests/unit
+	$(SUDO) $(VENV)/bin/pytest tests/integration
+	$(SUDO) $(VENV)/bin/pytest tests/e2e
+
+bench: environment-dev  ## measurements, beside the floor that a null server sets
+	$(SUDO) $(VENV)/bin/python -m bench.run
+
+lock: setup  ## choose the newest versions that pyproject.toml allows, and pin them
+	echo 'setuptools>=80' | $(VENV)/bin/uv pip compile pyproject.toml - $(LOCKING) -o requirements.lock
+	$(VENV)/bin/uv pip compile pyproject.toml --extra dev -c requirements.lock $(LOCKING) -o requirements-dev.lock
+	printf 'modal==1.1.0\nprotobuf<7\n' | $(VENV)/bin/uv pip compile - $(LOCKING) -o requirements-oldest.lock
