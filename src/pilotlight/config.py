@@ -1,0 +1,208 @@
+"""The one frozen configuration of a platform, and the only module that reads the environment.
+
+Sources, later ones win: defaults, PILOTLIGHT_* variables, flags of the command line. The supervisor resolves them once, writes the
+result to `settings.json` in the run directory, and each process it starts reads that file: all processes of a platform agree.
+"""
+
+import hashlib
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+RUN_ROOT = Path("/run")
+SETTINGS_FILE = "settings.json"
+LISTEN_FDS = "PILOTLIGHT_LISTEN_FDS"  # "api=3,inner=4": listening sockets that the supervisor hands to a process
+READY_FD = "PILOTLIGHT_READY_FD"  # where that process says that it serves
+
+
+def default_state() -> Path:
+    """Where a platform lives unless told otherwise: $PILOTLIGHT_STATE, else ~/.local/state/pilotlight."""
+    if chosen := os.environ.get("PILOTLIGHT_STATE"):
+        return Path(chosen)
+    return Path.home() / ".local" / "state" / "pilotlight"
+
+
+# What an operator tells programs of this machine about the way out; build steps are told the same.
+OPERATOR_VARIABLES = (
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+    *("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST", "PIP_FIND_LINKS", "PIP_DEFAULT_TIMEOUT", "PIP_CONFIG_FILE"),
+    *("UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_INSECURE_HOST"),
+    *("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+)
+
+
+def operator_environment() -> dict[str, str]:
+    """Proxies, package index and CA bundle as this machine's environment names them; only what is set."""
+    return {name: value for name in OPERATOR_VARIABLES if (value := os.environ.get(name))}
+
+
+def _absolute(path: str | Path) -> Path:
+    return Path(path).expanduser().resolve()
+
+
+class Settings(BaseSettings):
+    """All that a process of the platform may know of its surroundings. Each field is documented in docs/settings.md."""
+
+    model_config = SettingsConfigDict(env_prefix="PILOTLIGHT_", frozen=True, extra="ignore")
+
+    state: Annotated[Path, BeforeValidator(_absolute)] = Field(default_factory=default_state)
+    api: str = "127.0.0.1:9900"
+    web: str = "127.0.0.1:9980"
+    insecure: bool = False  # allow plain HTTP on other than loopback addresses
+    workspace: str = "main"
+    log_level: str = "INFO"
+    synchronous: str = "FULL"  # SQLite's pragma: FULL survives power loss, NORMAL survives only crashes of ours
+    result_ttl_s: int = 7 * 24 * 3600
+    oci_runtime: str = "crun"
+    network_slot: int = -1  # 0..99, the addresses of this platform's containers; -1: the supervisor picks a free one
+    debian_mirror: str = ""  # empty: what the host's apt uses
+    pip_index_url: str = ""  # empty: what the host's pip uses
+    registry_mirror: str = ""  # "host:port" of a registry asked instead of the reference's own
+    registry_insecure: bool = False  # that registry speaks plain HTTP
+    cache: Annotated[Path, BeforeValidator(_absolute)] = Path("/var/cache/pilotlight")  # Debian bases, shared by all platforms here
+    image_builder_version: str = "2025.06"
+    max_containers_per_node: int = 200
+    milli_cpu: int = 0  # what this node offers to containers; 0: all there is
+    memory_mib: int = 0
+    main_module: str = "pilotlight.main"  # what the supervisor runs as server, edge and node; tests put a stub here
+
+    @property
+    def instance(self) -> str:
+        """Eight hex digits that tell this platform's mounts, cgroups, bridges and processes from another's."""
+        return hashlib.sha256(str(self.state).encode()).hexdigest()[:8]
+
+    @property
+    def run_dir(self) -> Path:
+        """Sockets, pid files and mount points: on tmpfs, gone after a reboot, 0711 so that mapped roots can walk through."""
+        return RUN_ROOT / f"pilotlight-{self.instance}"
+
+    @property
+    def database_path(self) -> Path:
+        return self.state / "pilotlight.db"
+
+    @property
+    def log_database_path(self) -> Path:
+        return self.state / "output.db"
+
+    @property
+    def objects_dir(self) -> Path:
+        """Root of the object store: `blobs/<id>` and `sha256/<hex>`."""
+        return self.state / "objects"
+
+    @property
+    def layers_dir(self) -> Path:
+        """Unpacked image layers: `layers/<layer id>/`, ids unshifted."""
+        return self.state / "layers"
+
+    @property
+    def images_dir(self) -> Path:
+        """The local store of base images: `index.json`."""
+        return self.state / "images"
+
+    @property
+    def node_dir(self) -> Path:
+        """What the node agent keeps: task directories, mounts by content hash, client packages."""
+        return self.state / "node"
+
+    @property
+    def keys_dir(self) -> Path:
+        return self.state / "keys"
+
+    @property
+    def process_logs_dir(self) -> Path:
+        return self.state / "logs"
+
+    @property
+    def first_token_path(self) -> Path:
+        """`token_id:token_secret` of the token made at first start; mode 0600."""
+        return self.state / "token"
+
+    @property
+    def inner_socket_path(self) -> Path:
+        """The server's listener for what containers ask, for the edge and for the command line (mode 0600)."""
+        return self.run_dir / "server.sock"
+
+    @property
+    def nodes_socket_path(self) -> Path:
+        """The server's listener for the streams of node agents (mode 0600)."""
+        return self.run_dir / "nodes.sock"
+
+    @property
+    def gateway_dir(self) -> Path:
+        """`gateway/<task id>.sock`: the only thing of ours that a container sees."""
+        return self.run_dir / "gateway"
+
+    @property
+    def bridge_name(self) -> str:
+        return f"pl-{self.instance}"
+
+    @property
+    def link_local_address(self) -> str:
+        """The host's side of the containers' network: the edge and the DNS forwarder listen here."""
+        return f"169.254.{self.network_slot + 10}.1"
+
+    @property
+    def container_subnet(self) -> str:
+        return f"10.{128 + self.network_slot}.0.0/16"
+
+    @property
+    def web_port(self) -> int:
+        return int(self.web.rpartition(":")[2])
+
+    @property
+    def container_edge_url(self) -> str:
+        """How a container reaches the edge."""
+        return f"http://{self.link_local_address}:{self.web_port}"
+
+    def save(self) -> Path:
+        """Write what was resolved, for the processes that the supervisor starts."""
+        path = self.run_dir / SETTINGS_FILE
+        path.write_text(self.model_dump_json(indent=1))
+        return path
+
+    @classmethod
+    def load(cls, path: Path) -> "Settings":
+        """Read what the supervisor resolved."""
+        return cls.model_validate_json(path.read_text())
+
+
+def inherited_sockets() -> dict[str, socket.socket]:
+    """The listening sockets that the supervisor handed to this process, by name; empty when it was started by hand.
+
+    They are not passed on to programs that this process starts. To be called once: each call makes new objects of the same sockets.
+    """
+    sockets: dict[str, socket.socket] = {}
+    for entry in filter(None, os.environ.get(LISTEN_FDS, "").split(",")):
+        name, _, number = entry.partition("=")
+        os.set_inheritable(int(number), False)
+        sockets[name] = socket.socket(fileno=int(number))
+    return sockets
+
+
+def ready() -> None:
+    """Tell the supervisor that this process serves; without a supervisor, or said before, it does nothing."""
+    if number := os.environ.pop(READY_FD, ""):
+        os.write(int(number), b"ready\n")
+        os.close(int(number))
+
+
+def process_environment(listen_fds: Mapping[str, int], ready_fd: int) -> dict[str, str]:
+    """The environment of a process of the platform: its sockets, and the supervisor's own less what is for Modal's client."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MODAL_")}
+    listening = ",".join(f"{name}={number}" for name, number in listen_fds.items())
+    return inherited | {LISTEN_FDS: listening, READY_FD: str(ready_fd), "PYTHONUNBUFFERED": "1"}
+
+
+def modal_environment() -> dict[str, str]:
+    """The MODAL_* variables of whoever runs the command line: they decide where plain `modal` points."""
+    return {name: value for name, value in os.environ.items() if name.startswith("MODAL_")}
+
+
+def modal_config_path() -> Path:
+    """The file in which Modal's client looks for its profiles."""
+    return Path(os.environ.get("MODAL_CONFIG_PATH") or Path.home() / ".modal.toml")

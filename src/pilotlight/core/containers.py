@@ -1,0 +1,76 @@
+"""What is asked of a container runtime, and what it answers.
+
+Invariant: builders of images and starters of tasks describe a container in the same words, and neither knows
+how it comes to be.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+OnOutput = Callable[[int, bytes, int], None]
+"""Called with (file descriptor 1 or 2, bytes as they came, nanoseconds since the epoch)."""
+
+
+@dataclass(frozen=True)
+class Bind:
+    """A file or directory of the host that a container sees at `target`."""
+
+    source: Path
+    target: str
+    read_only: bool = True
+
+
+@dataclass(frozen=True)
+class ContainerSpec:
+    """One container: its root file system, its process, its limits.
+
+    `layers` are directories with unshifted ids, lowest first. A limit of 0 means none. `upper`, where given,
+    receives what the container writes, ids unshifted, so that it can become the next layer.
+    """
+
+    container_id: str
+    layers: tuple[Path, ...]
+    args: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    cwd: str = "/"
+    user: str = ""
+    binds: tuple[Bind, ...] = ()
+    milli_cpu: int = 0
+    milli_cpu_limit: int = 0
+    memory_limit_mib: int = 0
+    pids_limit: int = 4096
+    block_network: bool = False
+    upper: Path | None = None
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How a container ended; `code` is 128 + signal for a signal, `message` is for people and may be empty."""
+
+    code: int
+    oom_killed: bool
+    peak_memory_bytes: int
+    cpu_seconds: float
+    message: str = ""
+
+
+class ContainerHandle(Protocol):
+    """A container that was started."""
+
+    async def wait(self) -> Exit:
+        """Return once the container is gone and its traces on the host are cleared; may be awaited repeatedly."""
+        ...
+
+    async def kill(self) -> None:
+        """End the container's processes at once; safe to repeat and after its end."""
+        ...
+
+
+class ContainerRuntime(Protocol):
+    """What starts containers."""
+
+    async def start(self, spec: ContainerSpec, on_output: OnOutput) -> ContainerHandle:
+        """Start the container; errors: Busy where this machine can't run it."""
+        ...

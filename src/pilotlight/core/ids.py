@@ -1,0 +1,57 @@
+"""Identifiers of all objects: upstream's prefix, a hyphen, 22 alphanumeric characters.
+
+An id made from an idempotency key is the same for each repetition of a request, so a repeated "create" finds its own row
+instead of making a second one, even across a restart of the server.
+"""
+
+import hashlib
+import secrets
+from typing import NewType
+
+AppId = NewType("AppId", str)
+FunctionId = NewType("FunctionId", str)
+ClassId = NewType("ClassId", str)
+CallId = NewType("CallId", str)
+InputId = NewType("InputId", str)
+TaskId = NewType("TaskId", str)
+ImageId = NewType("ImageId", str)
+MountId = NewType("MountId", str)
+SecretId = NewType("SecretId", str)
+DictId = NewType("DictId", str)
+QueueId = NewType("QueueId", str)
+VolumeId = NewType("VolumeId", str)
+BlobId = NewType("BlobId", str)
+EnvironmentId = NewType("EnvironmentId", str)
+NodeId = NewType("NodeId", str)
+
+APP, FUNCTION, CLASS, CALL, INPUT, TASK = "ap", "fu", "cs", "fc", "in", "ta"
+IMAGE, MOUNT, SECRET, DICT, QUEUE, VOLUME, BLOB = "im", "mo", "st", "di", "qu", "vo", "bl"
+ENVIRONMENT, NODE, WORKSPACE, TOKEN, TOKEN_SECRET = "en", "no", "ac", "ak", "as"
+
+ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+BODY_LENGTH = 22  # 131 bits
+_SPACE = len(ALPHABET) ** BODY_LENGTH
+
+
+def _encode(number: int) -> str:
+    digits: list[str] = []
+    for _ in range(BODY_LENGTH):
+        number, digit = divmod(number, len(ALPHABET))
+        digits.append(ALPHABET[digit])
+    return "".join(digits)
+
+
+def new(prefix: str) -> str:
+    """A fresh random id."""
+    return f"{prefix}-{_encode(secrets.randbelow(_SPACE))}"
+
+
+def derived(prefix: str, *parts: str | int) -> str:
+    """The id that these parts (an idempotency key, a content hash …) always give."""
+    digest = hashlib.sha256("\0".join(str(part) for part in parts).encode()).digest()
+    return f"{prefix}-{_encode(int.from_bytes(digest, 'big') % _SPACE)}"
+
+
+def has_prefix(candidate: str, prefix: str) -> bool:
+    """Whether the string is shaped like an id of this kind."""
+    return candidate.startswith(prefix + "-") and candidate[len(prefix) + 1 :].isalnum()
