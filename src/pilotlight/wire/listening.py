@@ -1,0 +1,70 @@
+"""gRPC servers by grpclib, with the limits that the official clients need.
+
+HTTP/2's usual 100 streams a connection are too few for a client that runs hundreds of calls over one connection.
+"""
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+from grpclib.config import Configuration
+from grpclib.encoding.base import CodecBase, StatusDetailsCodecBase
+from grpclib.server import Server as GrpclibServer
+from h2.settings import SettingCodes
+
+from pilotlight.wire.corked import Corked
+from pilotlight.wire.status import StatusDetails
+
+if TYPE_CHECKING:
+    from grpclib._typing import IServable
+
+STREAMS_PER_CONNECTION = 10_000
+STREAM_WINDOW_BYTES = 16 * 1024 * 1024
+CONNECTION_WINDOW_BYTES = 64 * 1024 * 1024
+
+CONFIGURATION = Configuration(
+    http2_connection_window_size=CONNECTION_WINDOW_BYTES,
+    http2_stream_window_size=STREAM_WINDOW_BYTES,
+)
+
+
+class Server(GrpclibServer):
+    """A grpclib server that allows many streams on each connection."""
+
+    def __init__(
+        self,
+        handlers: "Collection[IServable]",
+        *,
+        codec: CodecBase | None = None,
+        status_details_codec: StatusDetailsCodecBase | None = None,
+    ) -> None:
+        # Left to itself, grpclib drops details unless a package of Google's is there.
+        details_codec = status_details_codec or StatusDetails()
+        super().__init__(handlers, codec=codec, status_details_codec=details_codec, config=CONFIGURATION)
+        self._transports: set[Any] = set()
+
+    def abort(self) -> None:
+        """Break all connections, as the end of the process would. Listening is ended by `close`."""
+        for transport in tuple(self._transports):
+            transport.abort()
+
+    def _protocol_factory(self) -> Any:
+        protocol = super()._protocol_factory()
+        connection_made, connection_lost = protocol.connection_made, protocol.connection_lost
+
+        made: list[Any] = []
+
+        def with_many_streams(bare: Any) -> None:
+            transport = Corked(bare)
+            made.append(transport)
+            connection_made(transport)
+            self._transports.add(transport)
+            h2_connection = protocol.connection._connection  # pyright: ignore[reportPrivateUsage]
+            h2_connection.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: STREAMS_PER_CONNECTION})
+            protocol.connection.flush()
+
+        def forget(error: BaseException | None) -> None:
+            self._transports.difference_update(made)
+            connection_lost(error)
+
+        protocol.connection_made, protocol.connection_lost = with_many_streams, forget
+        return protocol

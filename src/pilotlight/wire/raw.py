@@ -1,0 +1,48 @@
+"""Messages that are passed on as the bytes they are.
+
+Invariant: what goes through unread comes out unchanged: fields that this version does not know, and the details of an error.
+"""
+
+from typing import Any
+
+from google.protobuf.message import Message
+from grpclib.const import Status
+from grpclib.encoding.base import CodecBase, StatusDetailsCodecBase
+
+CONTINUED = 0x80  # in a varint: another byte follows
+
+
+class RawCodec(CodecBase):
+    """Messages whose type is `bytes` stay as they are; all others are protobuf."""
+
+    __content_subtype__ = "proto"  # pyright: ignore[reportAssignmentType]
+
+    def encode(self, message: Any, message_type: Any) -> bytes:
+        return message if message_type is bytes else message.SerializeToString()
+
+    def decode(self, data: bytes, message_type: Any) -> bytes | Message:
+        return data if message_type is bytes else message_type.FromString(data)
+
+
+class RawStatusDetails(StatusDetailsCodecBase):
+    """The details of an error as their serialized `google.rpc.Status`."""
+
+    def encode(self, status: Status, message: str | None, details: Any) -> bytes:
+        return details
+
+    def decode(self, status: Status, message: str | None, data: bytes) -> bytes:
+        return data
+
+
+def length_delimited(field_number: int, value: bytes) -> bytes:
+    """One field of a serialized message: a string, bytes or an embedded message."""
+    return _varint(field_number << 3 | 2) + _varint(len(value)) + value
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number >= CONTINUED:
+        out.append(number & 0x7F | CONTINUED)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
