@@ -1,0 +1,42 @@
+"""Rows of environments: names are unique, and exactly one is the default."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, insert, select, update
+
+from pilotlight.store.tables import dict_entries, dicts, environments, queue_items, queues, secrets
+
+_COLUMNS = (
+    environments.c.environment_id,
+    environments.c.name,
+    environments.c.web_suffix,
+    environments.c.is_default,
+    environments.c.image_builder_version,
+    environments.c.created_at,
+)
+
+
+def all_environments(connection: Connection) -> Sequence[Row[*tuple[Any, ...]]]:
+    """Every environment, oldest first."""
+    return connection.execute(select(*_COLUMNS).order_by(environments.c.created_at)).all()
+
+
+def add(connection: Connection, **values: Any) -> None:
+    """Insert an environment."""
+    connection.execute(insert(environments).values(**values))
+
+
+def change(connection: Connection, environment_id: str, **values: Any) -> None:
+    """Change columns of an environment."""
+    connection.execute(update(environments).where(environments.c.environment_id == environment_id).values(**values))
+
+
+def remove(connection: Connection, environment_id: str) -> None:
+    """Remove an environment with its secrets, dicts and queues."""
+    for owner, content, key in ((dicts, dict_entries, "dict_id"), (queues, queue_items, "queue_id")):
+        owned = select(owner.c[key]).where(owner.c.environment_id == environment_id)
+        connection.execute(delete(content).where(content.c[key].in_(owned)))
+        connection.execute(delete(owner).where(owner.c.environment_id == environment_id))
+    connection.execute(delete(secrets).where(secrets.c.environment_id == environment_id))
+    connection.execute(delete(environments).where(environments.c.environment_id == environment_id))

@@ -1,0 +1,64 @@
+"""Rows of functions, their definitions, and classes."""
+
+from typing import Any
+
+from sqlalchemy import Connection, Row, select, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from pilotlight.store.tables import classes, definitions, functions
+
+
+def insert_function(connection: Connection, row: dict[str, Any]) -> None:
+    """Add a function; one that is there stays."""
+    connection.execute(upsert(functions).on_conflict_do_nothing(), row)
+
+
+def set_handle(connection: Connection, function_id: str, handle: bytes) -> None:
+    connection.execute(update(functions).where(functions.c.function_id == function_id).values(handle=handle))
+
+
+def set_live_definitions(connection: Connection, live: dict[str, str]) -> None:
+    """Make these definitions (function id → definition id) the ones that new containers run."""
+    for function_id, definition_id in live.items():
+        connection.execute(update(functions).where(functions.c.function_id == function_id).values(definition_id=definition_id))
+
+
+def insert_definition(connection: Connection, row: dict[str, Any]) -> None:
+    connection.execute(upsert(definitions).on_conflict_do_nothing(), row)
+
+
+def function_with_definition(connection: Connection, function_id: str) -> Row[*tuple[Any, ...]] | None:
+    """The function and its live definition; the columns of the latter are None before the app is published."""
+    query = (
+        select(
+            functions.c.function_id,
+            functions.c.app_id,
+            functions.c.tag,
+            functions.c.handle,
+            functions.c.definition_id,
+            functions.c.parent_id,
+            functions.c.params,
+            functions.c.options,
+            definitions.c.function,
+            definitions.c.schedule,
+            definitions.c.client_version,
+        )
+        .select_from(functions.outerjoin(definitions, definitions.c.definition_id == functions.c.definition_id))
+        .where(functions.c.function_id == function_id)
+    )
+    return connection.execute(query).first()
+
+
+def newest_definition(connection: Connection, function_id: str) -> Row[*tuple[Any, ...]] | None:
+    """The definition that was created last, live or not."""
+    query = (
+        select(definitions.c.definition_id, definitions.c.function, definitions.c.client_version)
+        .where(definitions.c.function_id == function_id)
+        .order_by(definitions.c.created_at.desc())
+        .limit(1)
+    )
+    return connection.execute(query).first()
+
+
+def insert_class(connection: Connection, row: dict[str, Any]) -> None:
+    connection.execute(upsert(classes).on_conflict_do_nothing(), row)

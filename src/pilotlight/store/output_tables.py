@@ -1,0 +1,20 @@
+"""What containers print lives in a database of its own, so that chatty programs never hold up the acknowledgement of a call."""
+
+from sqlalchemy import Column, Float, Index, Integer, MetaData, String, Table
+
+metadata = MetaData()
+
+lines = Table(
+    "lines",
+    metadata,
+    Column("line_id", Integer, primary_key=True, autoincrement=True),
+    Column("app_id", String, nullable=False),
+    Column("function_id", String, nullable=False),
+    Column("task_id", String, nullable=False),
+    Column("file_descriptor", Integer, nullable=False),  # modal.client.FileDescriptor
+    Column("data", String, nullable=False),
+    Column("at", Float, nullable=False),
+    Index("lines_by_app", "app_id", "line_id"),
+    Index("lines_by_task", "task_id", "line_id"),
+    sqlite_autoincrement=True,
+)
