@@ -1,0 +1,331 @@
+"""Functions, classes and their bound variants: what a program has defined, and which definition is live.
+
+A function keeps its id across deployments; each FunctionCreate adds a definition, and AppPublish makes it the live one. Bound
+functions (parameters of a class, options) follow the live definition of the function they were bound from.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from modal_proto import api_pb2
+from sqlalchemy import Connection, Row
+
+from pilotlight.core import errors, ids
+from pilotlight.core.retries import RetryPolicy
+from pilotlight.store import functions as store
+from pilotlight.store.database import Database
+
+
+@dataclass(slots=True, eq=False)
+class FunctionRecord:
+    """A function with its live definition, options applied. Renewed in place when a deployment changes it."""
+
+    function_id: str
+    app_id: str
+    tag: str
+    handle: api_pb2.FunctionHandleMetadata
+    definition_id: str  # empty before the app is published
+    definition: api_pb2.Function
+    client_version: str
+    parent_id: str | None = None
+    params: bytes = b""
+    options: bytes = b""
+
+
+def handle_of(
+    function_id: str, app_id: str, function: api_pb2.Function | api_pb2.FunctionPrecreateRequest, definition_id: str = ""
+) -> api_pb2.FunctionHandleMetadata:
+    """What a client needs to know to call the function."""
+    handle = api_pb2.FunctionHandleMetadata(
+        function_name=function.function_name,
+        function_type=function.function_type,
+        definition_id=definition_id,
+        app_id=app_id,
+        function_schema=function.function_schema if function.HasField("function_schema") else None,
+        supported_input_formats=function.supported_input_formats,
+        supported_output_formats=function.supported_output_formats,
+    )
+    if isinstance(function, api_pb2.Function) and function.HasField("class_parameter_info"):
+        handle.class_parameter_info.CopyFrom(function.class_parameter_info)
+    for name, method in function.method_definitions.items():
+        handle.method_handle_metadata[name].CopyFrom(
+            api_pb2.FunctionHandleMetadata(
+                function_name=method.function_name,
+                function_type=method.function_type,
+                is_method=True,
+                use_method_name=name,
+                app_id=app_id,
+                definition_id=definition_id,
+                function_schema=method.function_schema if method.HasField("function_schema") else None,
+                supported_input_formats=method.supported_input_formats,
+                supported_output_formats=method.supported_output_formats,
+            )
+        )
+    return handle
+
+
+_DATA_FIELDS = [
+    field.name
+    for field in api_pb2.FunctionData.DESCRIPTOR.fields
+    if field.name in api_pb2.Function.DESCRIPTOR.fields_by_name and field.name != "ranked_functions"
+]
+
+
+def data_of(function: api_pb2.Function) -> api_pb2.FunctionData:
+    """The shape in which FunctionCreate and FunctionGet answer: the definition, ranked first and only."""
+    data = api_pb2.FunctionData(ranked_functions=[api_pb2.FunctionData.RankedFunction(rank=0, function=function)])
+    for name in _DATA_FIELDS:
+        descriptor = api_pb2.Function.DESCRIPTOR.fields_by_name[name]
+        if descriptor.is_repeated:
+            getattr(data, name).MergeFrom(getattr(function, name))
+        elif descriptor.message_type is not None:
+            if function.HasField(name):  # pyright: ignore[reportArgumentType]
+                getattr(data, name).CopyFrom(getattr(function, name))
+        else:
+            setattr(data, name, getattr(function, name))
+    return data
+
+
+def highest_ranked(request: api_pb2.FunctionCreateRequest) -> api_pb2.Function:
+    """The definition that a FunctionCreate asks for, wherever it put it."""
+    if not request.HasField("function_data"):
+        return request.function
+    data = request.function_data
+    if not data.ranked_functions:
+        raise errors.InvalidInput("The function's definition is empty: FunctionCreate carries no ranked function.")
+    function = api_pb2.Function()
+    function.CopyFrom(min(data.ranked_functions, key=lambda ranked: ranked.rank).function)
+    for name in _DATA_FIELDS:
+        descriptor = api_pb2.FunctionData.DESCRIPTOR.fields_by_name[name]
+        if descriptor.is_repeated:
+            if getattr(data, name):
+                function.ClearField(name)  # pyright: ignore[reportArgumentType]
+                getattr(function, name).MergeFrom(getattr(data, name))
+        elif descriptor.message_type is not None:
+            if data.HasField(name):  # pyright: ignore[reportArgumentType]
+                getattr(function, name).CopyFrom(getattr(data, name))
+        elif getattr(data, name):
+            setattr(function, name, getattr(data, name))
+    return function
+
+
+def schedule_of(request: api_pb2.FunctionCreateRequest, function: api_pb2.Function) -> api_pb2.Schedule | None:
+    """When the function is to run by itself: older clients say it beside the definition, newer ones in it."""
+    if request.HasField("schedule"):
+        return request.schedule
+    return function.schedule if function.HasField("schedule") else None
+
+
+_OPTION_FIELDS = {
+    "concurrency_limit": "concurrency_limit",
+    "timeout_secs": "timeout_secs",
+    "task_idle_timeout_secs": "task_idle_timeout_secs",
+    "warm_pool_size": "warm_pool_size",
+    "buffer_containers": "_experimental_buffer_containers",
+    "target_concurrent_inputs": "target_concurrent_inputs",
+    "max_concurrent_inputs": "max_concurrent_inputs",
+    "batch_max_size": "batch_max_size",
+    "batch_linger_ms": "batch_linger_ms",
+}
+_AUTOSCALER_FIELDS = {
+    "concurrency_limit": "max_containers",
+    "task_idle_timeout_secs": "scaledown_window",
+    "warm_pool_size": "min_containers",
+    "buffer_containers": "buffer_containers",
+}
+
+
+def with_options(function: api_pb2.Function, options: api_pb2.FunctionOptions) -> api_pb2.Function:
+    """The definition with what `with_options`, `with_concurrency` and `with_batching` changed."""
+    changed = api_pb2.Function()
+    changed.CopyFrom(function)
+    for name, target in _OPTION_FIELDS.items():
+        if options.HasField(name):  # pyright: ignore[reportArgumentType]
+            setattr(changed, target, getattr(options, name))
+            if name in _AUTOSCALER_FIELDS:
+                setattr(changed.autoscaler_settings, _AUTOSCALER_FIELDS[name], getattr(options, name))
+    for name in ("resources", "retry_policy"):
+        if options.HasField(name):
+            getattr(changed, name).CopyFrom(getattr(options, name))
+    for name, replace in (("secret_ids", options.replace_secret_ids), ("volume_mounts", options.replace_volume_mounts)):
+        if replace:
+            changed.ClearField(name)  # pyright: ignore[reportArgumentType]
+        getattr(changed, name).extend(getattr(options, name))
+    changed.mount_ids.extend(options.mount_ids)
+    return changed
+
+
+def refuse_unbuilt(function: api_pb2.Function, schedule: api_pb2.Schedule | None) -> None:
+    """Raise NotBuilt for what a definition asks for and this platform does not have yet."""
+    lacking = {
+        "web functions (fastapi_endpoint, asgi_app, wsgi_app, web_server)": function.webhook_config.type != 0
+        or any(method.webhook_config.type for method in function.method_definitions.values()),
+        "modal.Server": function.is_server,
+        "GPUs": bool(function.resources.gpu_config.gpu_type or function.resources.gpu_config.count),
+        "volumes": bool(function.volume_mounts),
+        "network file systems": bool(function.shared_volume_mounts),
+        "bucket mounts": bool(function.cloud_bucket_mounts or function.s3_mounts),
+        "proxies": bool(function.proxy_id),
+        "clusters (@clustered)": bool(function._experimental_group_size),  # pyright: ignore[reportPrivateUsage]
+        "schedules": schedule is not None and schedule.WhichOneof("schedule_oneof") is not None,
+        "building an image by running a function (Image.run_function)": function.is_builder_function,
+    }
+    for feature, asked in lacking.items():
+        if asked:
+            raise errors.NotBuilt(
+                f"Function {function.function_name!r} uses {feature}, which is not built yet in Pilotlight. "
+                "docs/compatibility.md lists what there is."
+            )
+
+
+def retry_policy_of(function: api_pb2.Function) -> RetryPolicy:
+    """The user's policy from its protocol form (milliseconds)."""
+    policy = function.retry_policy
+    return RetryPolicy(
+        retries=policy.retries,
+        initial_delay_s=policy.initial_delay_ms / 1000,
+        backoff_coefficient=policy.backoff_coefficient or 1.0,
+        max_delay_s=(policy.max_delay_ms or 60_000) / 1000,
+    )
+
+
+class Functions:
+    """All functions, with the live ones cached: a look-up on the way of a call costs a dictionary access."""
+
+    def __init__(self, database: Database, now: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._now = now
+        self._records: dict[str, FunctionRecord] = {}
+
+    async def get(self, function_id: str) -> FunctionRecord:
+        """The function with its live definition. Raises NotFound, or WrongState while its app is not published."""
+        if (record := self._records.get(function_id)) is not None:
+            return record
+        record = await self._load(function_id)
+        return self._records.setdefault(function_id, record)
+
+    async def precreate(self, request: api_pb2.FunctionPrecreateRequest, key: str) -> tuple[str, api_pb2.FunctionHandleMetadata]:
+        """Give a function its id before it is defined, so that others may refer to it."""
+        function_id = request.existing_function_id or ids.derived(ids.FUNCTION, request.app_id, request.function_name, key)
+        handle = handle_of(function_id, request.app_id, request)
+        row = self._row(function_id, request.app_id, request.function_name, handle)
+        await self._database.write(lambda connection: store.insert_function(connection, row))
+        return function_id, handle
+
+    async def create(
+        self, request: api_pb2.FunctionCreateRequest, client_version: str, key: str, *, for_run: bool = False
+    ) -> tuple[str, api_pb2.Function, api_pb2.FunctionHandleMetadata]:
+        """Add a definition to a function. It becomes live with the app's next publication.
+
+        Schedules do nothing in a mere run (`for_run`), as upstream.
+        """
+        function = highest_ranked(request)
+        schedule = schedule_of(request, function)
+        refuse_unbuilt(function, None if for_run else schedule)
+        function_id = request.existing_function_id or ids.derived(ids.FUNCTION, request.app_id, function.function_name, key)
+        definition_id = ids.derived("de", function_id, key)
+        handle = handle_of(function_id, request.app_id, function, definition_id)
+        row = self._row(function_id, request.app_id, function.function_name, handle)
+        definition = {
+            "definition_id": definition_id,
+            "function_id": function_id,
+            "function": function.SerializeToString(),
+            "schedule": schedule.SerializeToString() if schedule else None,
+            "client_version": client_version,
+            "created_at": self._now(),
+        }
+
+        def apply(connection: Connection) -> None:
+            store.insert_function(connection, row)
+            store.set_handle(connection, function_id, row["handle"])
+            store.insert_definition(connection, definition)
+
+        await self._database.write(apply)
+        return function_id, function, handle
+
+    async def bind(self, request: api_pb2.FunctionBindParamsRequest) -> tuple[str, api_pb2.FunctionHandleMetadata]:
+        """The function of one parameter set and option set: always the same id for the same wish."""
+        base = await self.get(request.function_id)
+        options = request.function_options.SerializeToString(deterministic=True) if request.HasField("function_options") else b""
+        bound_id = ids.derived(ids.FUNCTION, base.function_id, request.serialized_params.hex(), options.hex())
+        handle = api_pb2.FunctionHandleMetadata()
+        handle.CopyFrom(base.handle)
+        row = self._row(bound_id, base.app_id, base.tag, handle) | {
+            "parent_id": base.function_id,
+            "params": request.serialized_params,
+            "options": options,
+        }
+        if bound_id not in self._records:
+            await self._database.write(lambda connection: store.insert_function(connection, row))
+        return bound_id, handle
+
+    async def create_class(self, app_id: str, existing_class_id: str, key: str) -> str:
+        class_id = existing_class_id or ids.derived(ids.CLASS, app_id, key)
+        row = {"class_id": class_id, "app_id": app_id, "created_at": self._now()}
+        await self._database.write(lambda connection: store.insert_class(connection, row))
+        return class_id
+
+    async def newest(self, function_id: str) -> api_pb2.Function:
+        """The definition that was created last, whether it is live or not."""
+        row = await self._database.read(lambda connection: store.newest_definition(connection, function_id))
+        if row is None:
+            raise errors.NotFound(f"There is no function {function_id}, or it was never defined.")
+        return api_pb2.Function.FromString(row.function)
+
+    async def refresh(self, app_id: str) -> list[tuple[FunctionRecord, str]]:
+        """Re-read what is cached of an app after a publication; returns (record, definition id before) of those that changed."""
+        changed: list[tuple[FunctionRecord, str]] = []
+        for record in [record for record in self._records.values() if record.app_id == app_id]:
+            fresh = await self._load(record.function_id)
+            before = record.definition_id
+            record.handle, record.tag, record.client_version = fresh.handle, fresh.tag, fresh.client_version
+            record.definition_id, record.definition = fresh.definition_id, fresh.definition
+            if before != record.definition_id:
+                changed.append((record, before))
+        return changed
+
+    def forget(self, app_id: str) -> None:
+        """Drop what is cached of an app that has ended."""
+        for function_id in [record.function_id for record in self._records.values() if record.app_id == app_id]:
+            del self._records[function_id]
+
+    def _row(self, function_id: str, app_id: str, tag: str, handle: api_pb2.FunctionHandleMetadata) -> dict[str, Any]:
+        return {
+            "function_id": function_id,
+            "app_id": app_id,
+            "tag": tag,
+            "handle": handle.SerializeToString(),
+            "created_at": self._now(),
+        }
+
+    async def _load(self, function_id: str) -> FunctionRecord:
+        def query(connection: Connection) -> tuple[Row[*tuple[Any, ...]] | None, Row[*tuple[Any, ...]] | None]:
+            row = store.function_with_definition(connection, function_id)
+            parent = store.function_with_definition(connection, row.parent_id) if row is not None and row.parent_id else row
+            return row, parent
+
+        row, source = await self._database.read(query)
+        if row is None or source is None:
+            raise errors.NotFound(f"There is no function {function_id}. It may have been removed by a newer deployment of its app.")
+        if source.definition_id is None:
+            raise errors.WrongState(
+                f"Function {row.tag!r} is not published yet: its app is still being created. Call it once that is done."
+            )
+        definition = api_pb2.Function.FromString(source.function)
+        definition_id = source.definition_id
+        if row.options:
+            definition = with_options(definition, api_pb2.FunctionOptions.FromString(row.options))
+        return FunctionRecord(
+            function_id=row.function_id,
+            app_id=row.app_id,
+            tag=row.tag,
+            handle=api_pb2.FunctionHandleMetadata.FromString(source.handle),
+            definition_id=definition_id,
+            definition=definition,
+            client_version=source.client_version,
+            parent_id=row.parent_id,
+            params=row.params or b"",
+            options=row.options or b"",
+        )

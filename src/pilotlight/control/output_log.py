@@ -1,0 +1,209 @@
+"""What programs print, and what the platform has to tell their authors: live to whoever follows, and kept to be read later.
+
+Lines get their numbers here, in the order in which they came, before they are written; a reader's cursor is such a number.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from modal_proto import api_pb2
+from sqlalchemy import Connection, Row
+
+from pilotlight.store import output as store
+from pilotlight.store.database import Database
+
+RECENT_LINES = 20_000  # of all apps, kept in memory for those who follow
+LINES_PER_REPLY = 1_000
+FETCH_LIMIT = 20_000
+ID_GAP = 1_000_000  # after a restart: lines that were shown and never reached the disk have had these numbers
+RETENTION_S = 35 * 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line, or a piece of one; or a change of a task's state (then `data` is empty and the line is not kept)."""
+
+    line_id: int
+    app_id: str
+    function_id: str
+    task_id: str
+    file_descriptor: int
+    data: str
+    at: float
+    task_state: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which lines a reader wants; empty fields match all."""
+
+    app_id: str
+    function_id: str = ""
+    task_id: str = ""
+    file_descriptor: int = 0
+    search: str = ""
+
+    def columns(self) -> dict[str, Any]:
+        named = {
+            "app_id": self.app_id,
+            "function_id": self.function_id,
+            "task_id": self.task_id,
+            "file_descriptor": self.file_descriptor,
+        }
+        return {name: value for name, value in named.items() if value}
+
+    def matches(self, line: Line) -> bool:
+        return (
+            line.app_id == self.app_id
+            and self.function_id in ("", line.function_id)
+            and self.task_id in ("", line.task_id)
+            and self.file_descriptor in (0, line.file_descriptor)
+            and self.search in line.data
+        )
+
+
+class OutputLog:
+    """All output of all apps. Lives on the event loop's thread."""
+
+    def __init__(self, database: Database, now: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._now = now
+        self._recent: deque[Line] = deque(maxlen=RECENT_LINES)
+        self._last_id = 0
+        self._changed: dict[str, asyncio.Event] = {}
+
+    async def restore(self) -> None:
+        """Go on numbering beyond all that the last server may have shown."""
+        self._last_id = await self._database.read(store.highest_id) + ID_GAP
+
+    def append(self, app_id: str, function_id: str, task_id: str, lines: Sequence[tuple[int, str, float]]) -> None:
+        """Take lines (file descriptor, text, time) of one task."""
+        rows: list[dict[str, Any]] = []
+        for file_descriptor, data, at in lines:
+            self._last_id += 1
+            self._recent.append(Line(self._last_id, app_id, function_id, task_id, file_descriptor, data, at))
+            rows.append(
+                {
+                    "line_id": self._last_id,
+                    "app_id": app_id,
+                    "function_id": function_id,
+                    "task_id": task_id,
+                    "file_descriptor": file_descriptor,
+                    "data": data,
+                    "at": at,
+                }
+            )
+        self._database.write(lambda connection: store.insert_lines(connection, rows))
+        self.wake(app_id)
+
+    def say(self, app_id: str, function_id: str, task_id: str, text: str) -> None:
+        """A line of the platform's own."""
+        self.append(app_id, function_id, task_id, [(api_pb2.FILE_DESCRIPTOR_INFO, text, self._now())])
+
+    def task_state(self, app_id: str, function_id: str, task_id: str, state: int) -> None:
+        """Tell who follows that a task has changed its state (modal.client.TaskState)."""
+        self._last_id += 1
+        self._recent.append(Line(self._last_id, app_id, function_id, task_id, 0, "", self._now(), state))
+        self.wake(app_id)
+
+    def wake(self, app_id: str) -> None:
+        """Let all who follow an app look again."""
+        if (changed := self._changed.pop(app_id, None)) is not None:
+            changed.set()
+
+    async def follow(
+        self, chosen: Filter, after_id: int, timeout_s: float, is_done: Callable[[], bool]
+    ) -> AsyncGenerator[api_pb2.TaskLogsBatch]:
+        """Lines after the cursor as they come; ends after the time-out, or with `app_done` once `is_done`."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        while True:
+            done = is_done()
+            changed = self._changed.setdefault(chosen.app_id, asyncio.Event())
+            lines = await self._after(chosen, after_id)
+            if lines:
+                after_id = lines[-1].line_id
+                for batch in _batches(lines):
+                    yield batch
+                continue
+            if done:
+                yield api_pb2.TaskLogsBatch(app_done=True, entry_id=_entry(after_id))
+                return
+            try:
+                await asyncio.wait_for(changed.wait(), max(0.0, deadline - loop.time()))
+            except TimeoutError:
+                return
+
+    async def _after(self, chosen: Filter, after_id: int) -> list[Line]:
+        if self._recent and self._recent[0].line_id <= after_id + 1:
+            found: list[Line] = []
+            for line in reversed(self._recent):
+                if line.line_id <= after_id:
+                    break
+                if chosen.matches(line):
+                    found.append(line)
+            return found[::-1][:LINES_PER_REPLY]
+        if self._last_id <= after_id:
+            return []
+        rows = await self._read(
+            lambda connection: store.lines_after(connection, chosen.columns(), chosen.search, after_id, LINES_PER_REPLY)
+        )
+        if not rows:
+            return []
+        return [Line(*row) for row in rows]
+
+    async def fetch(self, chosen: Filter, since: float | None, until: float | None, limit: int) -> list[api_pb2.TaskLogsBatch]:
+        """The newest lines of a span of time, in order."""
+        limit = min(limit or FETCH_LIMIT, FETCH_LIMIT)
+        rows = await self._read(
+            lambda connection: store.lines_between(connection, chosen.columns(), chosen.search, since, until, limit)
+        )
+        return _batches([Line(*row) for row in rows])
+
+    async def count(self, chosen: Filter, since: float, until: float, bucket_s: int) -> list[tuple[float, int, int]]:
+        """Lines per bucket: (start of the bucket, file descriptor, how many)."""
+        rows = await self._read(
+            lambda connection: store.counts(connection, chosen.columns(), chosen.search, since, until, bucket_s)
+        )
+        return [(row.start, row.file_descriptor, row.n) for row in rows]
+
+    async def _read(self, query: Callable[[Connection], list[Row[*tuple[Any, ...]]]]) -> list[Row[*tuple[Any, ...]]]:
+        """Query the disk once all that was taken so far has reached it."""
+        await self._database.write(lambda connection: None)
+        return await self._database.read(query)
+
+    async def collect(self) -> int:
+        """Delete lines that are past their time; returns how many."""
+        before = self._now() - RETENTION_S
+        return await self._database.write(lambda connection: store.delete_before(connection, before, 10_000))
+
+
+def _entry(line_id: int) -> str:
+    return f"{line_id}-0"
+
+
+def line_id_of(entry_id: str) -> int:
+    """The number in a reader's cursor; an empty one starts at the beginning."""
+    number = entry_id.partition("-")[0]
+    return int(number) if number.isdecimal() else 0
+
+
+def _batches(lines: Sequence[Line]) -> list[api_pb2.TaskLogsBatch]:
+    batches: list[api_pb2.TaskLogsBatch] = []
+    for line in lines:
+        if not batches or batches[-1].task_id != line.task_id:
+            batches.append(api_pb2.TaskLogsBatch(task_id=line.task_id, function_id=line.function_id))
+        batch = batches[-1]
+        batch.entry_id = _entry(line.line_id)
+        batch.items.add(
+            data=line.data,
+            file_descriptor=line.file_descriptor,  # pyright: ignore[reportArgumentType]
+            timestamp=line.at,
+            timestamp_ns=int(line.at * 1e9),
+            task_state=line.task_state,  # pyright: ignore[reportArgumentType]
+        )
+    return batches

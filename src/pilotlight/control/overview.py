@@ -1,0 +1,151 @@
+"""What the platform is doing, in one document and in numbers."""
+
+import time
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
+from typing import Any
+
+from modal_proto import api_pb2
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from pilotlight.control.apps import Apps
+from pilotlight.control.calls import Calls
+from pilotlight.control.images import Images
+from pilotlight.control.nodes import Nodes
+from pilotlight.control.pools import Pools
+from pilotlight.control.tasks import Tasks
+from pilotlight.core.tasks import TaskState
+
+
+class Overview(Collector):
+    """Reads the live state; changes nothing."""
+
+    def __init__(
+        self,
+        *,
+        apps: Apps,
+        calls: Calls,
+        pools: Pools,
+        tasks: Tasks,
+        nodes: Nodes,
+        images: Images,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._apps = apps
+        self._calls = calls
+        self._pools = pools
+        self._tasks = tasks
+        self._nodes = nodes
+        self._images = images
+        self._now = now
+        self._started_at = now()
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+
+    def document(self) -> dict[str, Any]:
+        """The body of `pilotlight status --json`, less what only the supervisor knows."""
+        tasks = self._tasks.all()
+        per_app: dict[str, int] = {}
+        for task in tasks:
+            per_app[task.pool.function.app_id] = per_app.get(task.pool.function.app_id, 0) + 1
+        names = {node.node_id: node.name for node in self._nodes.all()}
+        return {
+            "version": version("pilotlight"),
+            "uptime_s": round(self._now() - self._started_at, 1),
+            "nodes": [
+                {
+                    "node_id": node.node_id,
+                    "name": node.name,
+                    "state": "ready",
+                    "milli_cpu": node.milli_cpu,
+                    "memory_mib": node.memory_mib,
+                    "containers": sum(task.node_id == node.node_id for task in tasks),
+                }
+                for node in self._nodes.all()
+            ],
+            "apps": [
+                {
+                    "app_id": app.app_id,
+                    "name": app.title,
+                    "environment": app.environment_name,
+                    "state": _state_name(app.state),
+                    "created_at": app.created_at,
+                    "functions": self._apps.function_count(app.app_id),
+                    "containers": per_app.get(app.app_id, 0),
+                }
+                for app in self._apps.all()
+            ],
+            "containers": [
+                {
+                    "task_id": task.task_id,
+                    "app": task.pool.function.app_id,
+                    "app_name": self._apps.title(task.pool.function.app_id),
+                    "function": task.pool.function.tag,
+                    "state": task.state.value,
+                    "node": task.node_id,
+                    "node_name": names.get(task.node_id, task.node_id),
+                    "started_at": task.started_at,
+                    "inputs": len(task.held),
+                }
+                for task in tasks
+            ],
+            "waiting": [
+                {
+                    "function": pool.function.tag,
+                    "app": pool.function.app_id,
+                    "app_name": self._apps.title(pool.function.app_id),
+                    "inputs": len(pool.queue),
+                    "why": self._why(pool),
+                }
+                for pool in self._pools
+                if pool.queue
+            ],
+            "builds": [{"image_id": build.image_id, "state": "building", "step": build.step} for build in self._images.builds],
+        }
+
+    def _why(self, pool: Any) -> str:
+        if pool.why_waiting:
+            return pool.why_waiting
+        if pool.startup_failures:
+            return f"its container failed to start {pool.startup_failures} times: {pool.last_failure}"
+        if any(task.state is TaskState.STARTING for task in pool.tasks.values()):
+            return "a container is starting"
+        return "all of its containers are busy" if pool.tasks else "a container is about to be started"
+
+    def metrics(self) -> str:
+        """All numbers in Prometheus' exposition format."""
+        return generate_latest(self._registry).decode()
+
+    def collect(self) -> Iterable[Metric]:
+        """Called by the registry at each scrape."""
+        calls, inputs = self._calls.live_counts()
+        yield CounterMetricFamily("pilotlight_inputs_accepted", "Inputs accepted since the start", value=self._calls.accepted_total)
+        yield CounterMetricFamily(
+            "pilotlight_inputs_finished", "Inputs with an output since the start", value=self._calls.finished_total
+        )
+        yield GaugeMetricFamily("pilotlight_calls_live", "Function calls held in memory", value=calls)
+        yield GaugeMetricFamily("pilotlight_inputs_unfinished", "Inputs without an output", value=inputs)
+        yield GaugeMetricFamily("pilotlight_nodes", "Connected nodes", value=len(self._nodes.all()))
+        yield GaugeMetricFamily("pilotlight_apps", "Apps that have not stopped", value=len(self._apps.all()))
+        yield GaugeMetricFamily("pilotlight_image_builds", "Images being built", value=len(self._images.builds))
+        containers = GaugeMetricFamily("pilotlight_containers", "Containers by state", labels=["state"])
+        tasks = self._tasks.all()
+        for state in TaskState:
+            containers.add_metric([state.value], sum(task.state is state for task in tasks))
+        yield containers
+        waiting = GaugeMetricFamily("pilotlight_inputs_waiting", "Inputs in the queue of a function", labels=["app", "function"])
+        for pool in self._pools:
+            waiting.add_metric([pool.function.app_id, pool.function.tag], len(pool.queue))
+        yield waiting
+        yield CounterMetricFamily(
+            "pilotlight_task_seconds", "Seconds of containers that have ended", value=self._tasks.seconds_total
+        )
+
+
+def _state_name(state: int) -> str:
+    """ "deployed", "ephemeral" …: upstream's names of app states, less their prefix."""
+    return api_pb2.AppState.Name(state).removeprefix("APP_STATE_").lower()  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,458 @@
+"""Tasks: containers from the wish to the books.
+
+Whatever happens to a container, the inputs that it held go back to their queue or end with an output that says why.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import structlog
+from modal_proto import api_pb2
+from sqlalchemy import Row
+
+from pilotlight.control.apps import Apps
+from pilotlight.control.calls import Calls
+from pilotlight.control.images import Images
+from pilotlight.control.live import LiveInput, LiveTask, Pool
+from pilotlight.control.mounts import Mounts
+from pilotlight.control.nodes import Nodes
+from pilotlight.control.output_log import OutputLog
+from pilotlight.control.pools import Pools
+from pilotlight.control.secrets import Secrets
+from pilotlight.core import errors, ids, retries
+from pilotlight.core.placement import Need, NodeView
+from pilotlight.core.tasks import TaskEvent, TaskState
+from pilotlight.store import calls as call_rows
+from pilotlight.store import tasks as store
+from pilotlight.store.database import Database
+from pilotlight.wire import platform_pb2
+
+log = structlog.get_logger()
+
+Result = api_pb2.GenericResult
+
+DEFAULT_MILLI_CPU = 125
+DEFAULT_MEMORY_MIB = 128
+DEFAULT_INPUT_TIMEOUT_S = 300
+DEFAULT_STARTUP_TIMEOUT_S = 300
+GRACE_PERIOD_S = 10  # for a container that was asked to end
+
+
+class Tasks:
+    """All containers that run or are about to."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        pools: Pools,
+        calls: Calls,
+        nodes: Nodes,
+        apps: Apps,
+        images: Images,
+        mounts: Mounts,
+        secrets: Secrets,
+        output_log: OutputLog,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = database
+        self._pools = pools
+        self._calls = calls
+        self._nodes = nodes
+        self._apps = apps
+        self._images = images
+        self._mounts = mounts
+        self._secrets = secrets
+        self._output_log = output_log
+        self._now = now
+        self._live: dict[str, LiveTask] = {}
+        self._storing: set[tuple[str, int]] = set()  # (task, batch) of outputs on their way to the disk
+        self.seconds_total = 0.0
+        pools.force_stop = lambda task, reason: self.stop(task, reason, force=True)
+
+    # ---- looking ----
+
+    def get(self, task_id: str) -> LiveTask | None:
+        return self._live.get(task_id)
+
+    def all(self) -> list[LiveTask]:
+        return list(self._live.values())
+
+    def of_app(self, app_id: str) -> list[LiveTask]:
+        return [task for task in self._live.values() if task.pool.function.app_id == app_id]
+
+    def may_speak(self, app_id: str) -> bool:
+        """Whether a container of the app may still print something: it works, or has exit hooks (which only classes have)."""
+        return any(task.held or task.pool.definition.is_class for task in self.of_app(app_id))
+
+    async def row(self, task_id: str) -> Row[*tuple[Any, ...]]:
+        """The books of a task, running or not. Raises NotFound."""
+        row = await self._database.read(lambda connection: store.task_row(connection, task_id))
+        if row is None:
+            raise errors.NotFound(f"There is no container {task_id}. `modal container list` shows those that run.")
+        return row
+
+    def node_views(self) -> list[NodeView]:
+        """What placement needs to know of each connected node."""
+        views: list[NodeView] = []
+        for node in self._nodes.all():
+            here = [task for task in self._live.values() if task.node_id == node.node_id]
+            views.append(
+                NodeView(
+                    node_id=node.node_id,
+                    milli_cpu=node.milli_cpu,
+                    memory_mib=node.memory_mib,
+                    used_milli_cpu=sum(task.milli_cpu for task in here),
+                    used_memory_mib=sum(task.memory_mib for task in here),
+                    containers=len(here),
+                    max_containers=node.max_containers,
+                    starting=sum(task.state is TaskState.STARTING for task in here),
+                    max_starting=node.max_starting,
+                )
+            )
+        return views
+
+    # ---- starting and stopping ----
+
+    def reserve(self, pool: Pool, node_id: str) -> LiveTask:
+        """Take the place of one more container on a node."""
+        need = need_of(pool.definition)
+        task = LiveTask(
+            task_id=ids.new(ids.TASK),
+            pool=pool,
+            node_id=node_id,
+            definition_id=pool.function.definition_id,
+            milli_cpu=need.milli_cpu,
+            memory_mib=need.memory_mib,
+            created_at=self._now(),
+            slots=pool.concurrency * max(1, pool.batch_size),
+        )
+        self._live[task.task_id] = task
+        pool.tasks[task.task_id] = task
+        return task
+
+    async def start(self, task: LiveTask) -> None:
+        """Send a reserved container to its node."""
+        pool, node_id = task.pool, task.node_id
+        try:
+            command = await self._start_command(task)
+        except errors.PilotlightError as error:
+            await self._never_started(task, str(error))
+            return
+        row = {
+            "task_id": task.task_id,
+            "function_id": pool.function_id,
+            "definition_id": task.definition_id,
+            "app_id": pool.function.app_id,
+            "node_id": node_id,
+            "state": task.state.value,
+            "created_at": task.created_at,
+            "milli_cpu": task.milli_cpu,
+            "memory_mib": task.memory_mib,
+        }
+        self._database.write(lambda connection: store.insert_task(connection, row))
+        if self._nodes.get(node_id) is None or task.state is not TaskState.STARTING:
+            await self._never_started(task, "its node has gone" if task.state is TaskState.STARTING else "it was stopped")
+            return
+        self._nodes.send(node_id, platform_pb2.NodeCommand(start_task=command))
+        log.info("task_sent", task_id=task.task_id, function_id=pool.function_id, node_id=node_id)
+
+    async def _start_command(self, task: LiveTask) -> platform_pb2.StartTask:
+        pool, function = task.pool, task.pool.definition
+        app = await self._apps.get(pool.function.app_id)
+        image = await self._images.built(function.image_id)
+        dependencies = [dependency.object_id for dependency in function.object_dependencies]
+        arguments = api_pb2.ContainerArguments(
+            task_id=task.task_id,
+            function_id=pool.function_id,
+            app_id=pool.function.app_id,
+            function_def=function,
+            serialized_params=pool.function.params,
+            environment_name=app.environment_name,
+            app_layout=await self._apps.layout(pool.function.app_id, dependencies),
+        )
+        resources = function.resources
+        return platform_pb2.StartTask(
+            task_id=task.task_id,
+            arguments=arguments.SerializeToString(),
+            layers=image.layers,
+            image_config=image.config,
+            image_id=function.image_id,
+            mounts=[await self._mounts.get(mount_id) for mount_id in function.mount_ids],
+            secrets=await self._secrets.environment_of(list(function.secret_ids)),
+            client_version=pool.function.client_version,
+            image_builder_version=image.builder_version,
+            mount_client_dependencies=function.mount_client_dependencies,
+            environment_name=app.environment_name,
+            milli_cpu=task.milli_cpu,
+            milli_cpu_limit=resources.milli_cpu_max,
+            memory_mib=task.memory_mib,
+            memory_limit_mib=resources.memory_mb_max,
+            startup_timeout_s=function.startup_timeout_secs or function.timeout_secs or DEFAULT_STARTUP_TIMEOUT_S,
+            input_timeout_s=function.timeout_secs or DEFAULT_INPUT_TIMEOUT_S,
+            block_network=function.block_network,
+            max_concurrent_inputs=pool.max_concurrency,
+            batch_max_size=function.batch_max_size,
+            batch_linger_ms=function.batch_linger_ms,
+            grace_period_s=GRACE_PERIOD_S,
+            single_use=pool.single_use,
+        )
+
+    def stop(self, task: LiveTask, reason: str, *, force: bool = False) -> None:
+        """End a container: at once, or after asking it."""
+        if not task.move(TaskEvent.STOP) and not force:
+            return
+        task.stop_reason = task.stop_reason or reason
+        command = platform_pb2.StopTask(task_id=task.task_id, reason=reason, force=force)
+        self._nodes.send(task.node_id, platform_pb2.NodeCommand(stop_task=command))
+
+    def drain(self, task: LiveTask, reason: str) -> None:
+        """Let a container finish what it has, and then end."""
+        if not task.move(TaskEvent.DRAIN):
+            return
+        task.stop_reason = reason
+        if task.state is TaskState.STOPPING:
+            command = platform_pb2.NodeCommand(stop_task=platform_pb2.StopTask(task_id=task.task_id, reason=reason))
+        else:
+            command = platform_pb2.NodeCommand(drain=platform_pb2.DrainTask(task_id=task.task_id))
+        self._nodes.send(task.node_id, command)
+
+    # ---- what nodes report ----
+
+    def started(self, event: platform_pb2.TaskStarted) -> None:
+        if (task := self._live.get(event.task_id)) is not None:
+            at = task.started_at = self._now()
+            self._database.write(lambda connection: store.update_task(connection, event.task_id, started_at=at))
+
+    def ready(self, task_id: str) -> None:
+        """The container has imported the user's code and asks for its first input."""
+        task = self._live.get(task_id)
+        if task is None or not task.move(TaskEvent.ASK):
+            return
+        at = task.ready_at = self._now()
+        task.idle_since = asyncio.get_running_loop().time()
+        task.pool.startup_failures = 0
+        task.pool.last_failure = ""
+        self._pools.pump(task.pool)
+        self._pools.touch(task.pool)
+        self._database.write(lambda connection: store.update_task(connection, task_id, ready_at=at, state=TaskState.READY.value))
+
+    def failed(self, event: platform_pb2.TaskFailure) -> None:
+        """The container says itself why it can't run (an import that fails, an enter hook that raises)."""
+        if (task := self._live.get(event.task_id)) is not None:
+            task.failure = Result.FromString(event.result)
+
+    async def outputs(self, event: platform_pb2.Outputs) -> None:
+        """Keep what a container computed, then let it know."""
+        request = api_pb2.FunctionPutOutputsRequest.FromString(event.request)
+        stored = platform_pb2.OutputsStored(task_id=event.task_id, batch=event.batch)
+        task = self._live.get(event.task_id)
+        if task is not None:
+            key = (event.task_id, event.batch)
+            if key in self._storing:
+                return  # sent again while it is on its way to the disk: the first of them is answered
+            self._storing.add(key)
+            try:
+                await self._calls.record(task, request.outputs)
+            except Exception as error:
+                log.error("outputs_not_stored", task_id=event.task_id, exc_info=error)
+                stored.error = "The platform could not store the outputs."
+            finally:
+                self._storing.discard(key)
+            self._nodes.send_along(task.node_id, platform_pb2.NodeCommand(outputs_stored=stored))
+
+    async def returned(self, event: platform_pb2.InputsReturned) -> None:
+        """Inputs that were given ahead come back, for whoever can start them sooner."""
+        if (task := self._live.get(event.task_id)) is not None:
+            await self.take_back(task, [task.held[input_id] for input_id in event.input_ids if input_id in task.held])
+            self._pools.pump(task.pool)
+
+    async def take_back(self, task: LiveTask, items: Sequence[LiveInput]) -> None:
+        """A container does not have these and never began them: they go to the head of the queue, or end if they were cancelled."""
+        ended = [item for item in items if item.call.cancelled or task.pool.closed]
+        for item in reversed(items):
+            if item not in ended:
+                self._pools.give_back(item)
+                task.taken -= 1
+        await self._calls.fail(ended, Result(status=Result.GENERIC_STATUS_TERMINATED), task.task_id)
+
+    async def timed_out(self, event: platform_pb2.InputTimedOut) -> None:
+        """Inputs ran longer than their function allows; their container is being killed by its node."""
+        task = self._live.get(event.task_id)
+        if task is None:
+            return
+        late = [task.held[input_id] for input_id in event.input_ids if input_id in task.held]
+        task.stop_reason = "input_timeout"
+        task.move(TaskEvent.STOP)
+        message = f"Task's current input in {task.task_id} hit its timeout of {event.timeout_s}s"
+        self._say(task, message + "\n")
+        result = Result(status=Result.GENERIC_STATUS_TIMEOUT, exception=message)
+        await self._calls.fail(late, result, task.task_id, may_retry=True)
+
+    async def exited(self, event: platform_pb2.TaskExited) -> None:
+        """A container is gone: give back what it held, learn from it, close its books."""
+        task = self._live.pop(event.task_id, None)
+        if task is None:
+            return
+        pool = task.pool
+        pool.tasks.pop(task.task_id, None)
+        was_starting = not task.ready_at
+        expected = bool(task.stop_reason) or event.reason in ("stopped", "input_timeout")
+        task.move(TaskEvent.EXIT)
+        if task.recall is not None:
+            task.recall.cancel()
+        log.info("task_exited", task_id=task.task_id, exit_code=event.exit_code, reason=event.reason, expected=expected)
+        await self._return_inputs(task, event, innocent=expected)
+        if was_starting and not expected:
+            await self._startup_failed(task, event)
+        self._pools.touch(pool)
+        self._close_books(task, event)
+
+    async def _return_inputs(self, task: LiveTask, event: platform_pb2.TaskExited, *, innocent: bool) -> None:
+        held = list(task.held.values())
+        fatal: list[LiveInput] = []
+        counted: list[tuple[str, int]] = []
+        suspects = held[: task.slots]  # those after them were given ahead, and had not begun
+        for item in reversed(held):
+            if not innocent and item in suspects:
+                item.deaths += 1
+                counted.append((item.input_id, item.deaths))
+            if item.call.cancelled or task.pool.closed or item.deaths >= retries.DEATHS_LIMIT:
+                fatal.append(item)
+            else:
+                self._pools.give_back(item)
+        if counted:
+            self._say(task, f"Container {task.task_id} died: {_how(event)}\n")
+            self._database.write(lambda connection: call_rows.set_deaths(connection, counted))
+        cancelled = [item for item in fatal if item.call.cancelled or task.pool.closed]
+        killers = [item for item in fatal if item not in cancelled]
+        await self._calls.fail(cancelled, Result(status=Result.GENERIC_STATUS_TERMINATED), task.task_id)
+        if killers:
+            text = f"{retries.DEATHS_LIMIT} containers died while they ran this input. The last one, {task.task_id}: {_how(event)}"
+            result = Result(
+                status=Result.GENERIC_STATUS_FAILURE, exception=text + _tail(event.last_lines), exitcode=event.exit_code
+            )
+            await self._calls.fail(killers, result, task.task_id, may_retry=True)
+        self._pools.pump(task.pool)
+
+    async def _startup_failed(self, task: LiveTask, event: platform_pb2.TaskExited) -> None:
+        pool = task.pool
+        pool.startup_failures += 1
+        pool.not_before = asyncio.get_running_loop().time() + retries.startup_backoff_s(pool.startup_failures)
+        pool.last_failure = event.message or (task.failure.exception if task.failure is not None else "") or _how(event)
+        tries = f"attempt {pool.startup_failures} of {retries.STARTUP_FAILURES_LIMIT}"
+        if task.failure is None:
+            self._say(task, f"Container {task.task_id} could not start ({tries}): {event.message or _how(event)}\n")
+        if task.failure is None and pool.startup_failures < retries.STARTUP_FAILURES_LIMIT:
+            return
+        text = f"Function {pool.function.tag!r} could not start after {pool.startup_failures} tries: {pool.last_failure}"
+        result = task.failure or Result(
+            status=Result.GENERIC_STATUS_INIT_FAILURE, exception=text + _tail(event.last_lines), exitcode=event.exit_code
+        )
+        pool.startup_failures = 0
+        await self._calls.fail(list(pool.queue), result, task.task_id)
+
+    async def _never_started(self, task: LiveTask, message: str) -> None:
+        await self.exited(
+            platform_pb2.TaskExited(task_id=task.task_id, exit_code=1, reason="setup_failed", message=message, at_ns=time.time_ns())
+        )
+
+    def _close_books(self, task: LiveTask, event: platform_pb2.TaskExited) -> None:
+        self.seconds_total += self._now() - (task.started_at or self._now())
+        self._output_log.wake(task.pool.function.app_id)
+        values = {
+            "state": TaskState.FINISHED.value,
+            "finished_at": self._now(),
+            "exit_code": event.exit_code,
+            "reason": task.stop_reason or event.reason,
+            "message": event.message,
+            "cpu_seconds": event.cpu_seconds,
+            "peak_memory_bytes": event.peak_memory_bytes,
+        }
+        self._database.write(lambda connection: store.update_task(connection, task.task_id, **values))
+        if task.pool.closed:
+            self._pools.drop(task.pool)
+
+    def _say(self, task: LiveTask, text: str) -> None:
+        """A line of ours in the program's own log, where its author looks."""
+        function = task.pool.function
+        self._output_log.say(function.app_id, function.function_id, task.task_id, text)
+
+    # ---- nodes that come and go ----
+
+    def adopt(self, node_id: str, held: Sequence[platform_pb2.HeldTask], waiting: dict[str, LiveInput]) -> list[str]:
+        """Take over the containers that a node has kept through a restart of ours; returns those that nobody knows."""
+        unknown: list[str] = []
+        for kept in held:
+            task = self._live.get(kept.task_id)
+            if task is None:
+                unknown.append(kept.task_id)
+                continue
+            task.node_id = node_id
+            if kept.ready and task.move(TaskEvent.ASK):
+                task.idle_since = asyncio.get_running_loop().time()
+                task.ready_at = task.ready_at or self._now()
+            for entry in kept.inputs:
+                item = waiting.get(entry.input_id)
+                if item is not None and item.retry_count == entry.attempt:
+                    self._pools.adopt(task, waiting.pop(entry.input_id))
+        return unknown
+
+    def repeat_commands(self, node_id: str) -> None:
+        """Tell a node that was away what it may have missed: which of its containers shall end, which inputs were cancelled."""
+        for task in [task for task in self._live.values() if task.node_id == node_id]:
+            if task.state is TaskState.STOPPING:
+                command = platform_pb2.StopTask(task_id=task.task_id, reason=task.stop_reason)
+                self._nodes.send(node_id, platform_pb2.NodeCommand(stop_task=command))
+            elif task.state is TaskState.DRAINING:
+                self._nodes.send(node_id, platform_pb2.NodeCommand(drain=platform_pb2.DrainTask(task_id=task.task_id)))
+            self._pools.interrupt([item for item in task.held.values() if item.call.cancelled], terminate_containers=False)
+
+    async def restore(self) -> None:
+        """Rebuild the live tasks from the rows; those that no node reports are lost (see `lose`)."""
+        for row in await self._database.read(store.unfinished_tasks):
+            try:
+                pool = await self._pools.of_function(row.function_id)
+            except errors.PilotlightError as error:
+                log.warning("task_without_function", task_id=row.task_id, error=str(error))
+                continue
+            task = LiveTask(
+                task_id=row.task_id,
+                pool=pool,
+                node_id=row.node_id,
+                definition_id=row.definition_id,
+                milli_cpu=row.milli_cpu,
+                memory_mib=row.memory_mib,
+                created_at=row.created_at,
+                slots=pool.concurrency * max(1, pool.batch_size),
+            )
+            self._live[task.task_id] = task
+            pool.tasks[task.task_id] = task
+
+    async def lose(self, node_id: str, kept: Sequence[str]) -> None:
+        """A node does not have these tasks (any more): they died with all they held."""
+        for task in [task for task in self._live.values() if task.node_id == node_id and task.task_id not in kept]:
+            task.stop_reason = task.stop_reason or "lost with its node"
+            lost = platform_pb2.TaskExited(task_id=task.task_id, exit_code=137, reason="lost", message="its node agent went away")
+            await self.exited(lost)
+
+
+def need_of(function: api_pb2.Function) -> Need:
+    """What placement accounts for: the request, or upstream's default."""
+    return Need(function.resources.milli_cpu or DEFAULT_MILLI_CPU, function.resources.memory_mb or DEFAULT_MEMORY_MIB)
+
+
+def _how(event: platform_pb2.TaskExited) -> str:
+    if event.reason == "oom":
+        return f"it used more memory than its limit (peak {event.peak_memory_bytes // 2**20} MiB) and was killed"
+    if event.reason == "startup_timeout":
+        return "it took longer to start than its startup_timeout allows"
+    if event.exit_code > 128:
+        return f"killed by signal {event.exit_code - 128} (exit code {event.exit_code})"
+    return f"exit code {event.exit_code}" + (f": {event.message}" if event.message else "")
+
+
+def _tail(last_lines: Sequence[str]) -> str:
+    return ("\nIts last output:\n" + "".join(last_lines)) if last_lines else ""

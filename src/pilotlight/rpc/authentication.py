@@ -1,0 +1,80 @@
+"""Who calls: on the public listener whoever has a token, on the inner one a node on behalf of a task.
+
+What a request claims beyond that (client type and version, idempotency key) is taken as it comes and decides nothing of security.
+"""
+
+import hmac
+from collections.abc import Callable, Mapping
+
+from modal_proto import api_pb2
+
+from pilotlight.control.tokens import Tokens
+from pilotlight.core import errors
+from pilotlight.core.ids import TaskId
+from pilotlight.core.versions import is_older
+from pilotlight.rpc.framework import Caller
+
+NODE_TOKEN_HEADER = "x-pilotlight-node-token"
+TASK_HEADER = "x-pilotlight-task-id"
+EDGE_HEADER = "x-pilotlight-edge-url"
+
+OLDEST_CLIENT = (1, 1)
+# JavaScript and Go clients count their versions in their own way.
+_PYTHON_CLIENTS = (api_pb2.CLIENT_TYPE_CLIENT, api_pb2.CLIENT_TYPE_CONTAINER)
+
+
+def check_node_token(given: str, node_token: bytes) -> None:
+    """Accept the hexadecimal node token or raise BadCredentials."""
+    if not hmac.compare_digest(given.encode("utf-8", "surrogateescape"), node_token.hex().encode()):
+        raise errors.BadCredentials(
+            "The node token is missing or wrong: it must be the one in the server's keys directory. "
+            "Start the node agent with the state directory of this platform."
+        )
+
+
+class TokenAuthenticator:
+    """For the public listener: a valid token with every request."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
+
+    def __call__(self, metadata: Mapping[str, str]) -> Caller:
+        token_id = str(metadata.get("x-modal-token-id", ""))
+        self._tokens.verify(token_id, str(metadata.get("x-modal-token-secret", "")))
+        return _caller(metadata, token_id, None, None)
+
+
+class NodeAuthenticator:
+    """For the inner listener: the node token, and a task that the server knows to be live (`is_live`)."""
+
+    def __init__(self, node_token: bytes, is_live: Callable[[TaskId], bool]) -> None:
+        self._node_token = node_token
+        self._is_live = is_live
+
+    def __call__(self, metadata: Mapping[str, str]) -> Caller:
+        check_node_token(str(metadata.get(NODE_TOKEN_HEADER, "")), self._node_token)
+        task_id = TaskId(str(metadata.get(TASK_HEADER, "")))
+        if not self._is_live(task_id):
+            raise errors.NotAllowed(f"Container {task_id or '(unnamed)'} has ended, or was never started here, and may not call.")
+        return _caller(metadata, "", task_id, str(metadata.get(EDGE_HEADER, "")) or None)
+
+
+def _caller(metadata: Mapping[str, str], token_id: str, task_id: TaskId | None, edge_base_url: str | None) -> Caller:
+    kind = str(metadata.get("x-modal-client-type", ""))
+    client_type = int(kind) if kind.isdecimal() and len(kind) < 4 else 0
+    version = str(metadata.get("x-modal-client-version", ""))[:64]
+    if client_type in _PYTHON_CLIENTS and is_older(version, OLDEST_CLIENT):
+        oldest = ".".join(map(str, OLDEST_CLIENT))
+        raise errors.WrongState(
+            f"The modal client {version or '(unknown version)'} is too old for this platform, which needs {oldest} or newer: "
+            "`pip install --upgrade modal`."
+        )
+    return Caller(
+        token_id=token_id,
+        client_type=client_type,
+        client_version=version,
+        task_id=task_id,
+        edge_base_url=edge_base_url,
+        idempotency_key=str(metadata.get("x-idempotency-key", ""))[:128],
+        is_repeated=str(metadata.get("x-retry-attempt", "0")) not in ("", "0"),
+    )

@@ -1,0 +1,54 @@
+"""Pilotlight's own service for its command line and its edge, on the inner listener: who may open that socket owns the state."""
+
+import json
+from typing import Any
+
+from grpclib import GRPCError
+
+from pilotlight.control.overview import Overview
+from pilotlight.control.tokens import Tokens
+from pilotlight.core import errors
+from pilotlight.rpc.framework import status_of
+from pilotlight.wire import platform_grpc, platform_pb2
+
+
+class ControlService(platform_grpc.ControlBase):
+    """Status, tokens, metrics."""
+
+    def __init__(self, overview: Overview, tokens: Tokens) -> None:
+        self._overview = overview
+        self._tokens = tokens
+
+    async def Status(self, stream: Any) -> None:
+        await stream.recv_message()
+        await stream.send_message(platform_pb2.StatusReply(json=json.dumps(self._overview.document())))
+
+    async def Metrics(self, stream: Any) -> None:
+        await stream.recv_message()
+        await stream.send_message(platform_pb2.MetricsReply(text=self._overview.metrics()))
+
+    async def TokenCreate(self, stream: Any) -> None:
+        request = await stream.recv_message()
+        token_id, secret = await self._tokens.create(request.name)
+        await stream.send_message(platform_pb2.TokenCreateReply(token_id=token_id, token_secret=secret))
+
+    async def TokenList(self, stream: Any) -> None:
+        await stream.recv_message()
+        reply = platform_pb2.TokenListReply()
+        for token in self._tokens.list():
+            reply.tokens.add(
+                token_id=token.token_id,
+                name=token.name,
+                created_at=token.created_at,
+                revoked_at=token.revoked_at or 0.0,
+                last_used_at=token.last_used_at or 0.0,
+            )
+        await stream.send_message(reply)
+
+    async def TokenRevoke(self, stream: Any) -> None:
+        request = await stream.recv_message()
+        try:
+            await self._tokens.revoke(request.token_id)
+        except errors.PilotlightError as error:
+            raise GRPCError(status_of(error), str(error)) from error
+        await stream.send_message(platform_pb2.TokenRevokeReply())

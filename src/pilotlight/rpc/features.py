@@ -1,0 +1,60 @@
+"""What people call the parts of the protocol that are not built yet: the words in which a call to one of them is refused."""
+
+# By the beginning of a method's name; the longest that fits counts.
+_FEATURES: dict[str, str] = {
+    "AppDeploy": "deployments as clients before 1.1 made them",
+    "AppGetTimeRangeStats": "statistics of apps",
+    "AppPromote": "staged deployments",
+    "AppRollover": "rollovers of apps; deploy the app again instead",
+    "AppSetObjects": "deployments as clients before 1.1 made them",
+    "Attempt": "the input plane",
+    "Audit": "the audit log",
+    "CliCommandSuggest": "suggestions of the command line",
+    "Cluster": "clustered functions",
+    "Container": "commands inside running containers",
+    "ContainerCheckpoint": "memory snapshots",
+    "ContainerReloadVolumes": "volumes",
+    "ContainerServer": "modal.Server",
+    "Curl": "requests to web functions (modal curl)",
+    "Domain": "custom domains",
+    "Endpoint": "hosted model endpoints",
+    "Environment": "roles and budgets of environments",
+    "Flash": "flash services",
+    "FunctionCall": "lists of calls by time",
+    "FunctionCallGetDataIn": "web functions",
+    "FunctionGetFlash": "flash services",
+    "FunctionGetMetrics": "statistics of functions",
+    "FunctionGetScheduling": "reading autoscaler settings; the program that defines the function has them",
+    "FunctionGetTimeRangeStats": "statistics of functions",
+    "FunctionListVariants": "lists of bound functions",
+    "FunctionStartPtyShell": "interactive shells (modal shell)",
+    "FunctionUpdateScheduling": "changing autoscaler settings of a running function; deploy it with other ones instead",
+    "Image": "images with names (modal image)",
+    "ImageDelete": "deleting images; `pilotlight image rm` removes base images",
+    "Map": "the input plane",
+    "Metrics": "exported metrics",
+    "ObjectSuggest": "suggestions of the command line",
+    "PersistentSandbox": "persistent sandboxes",
+    "Proxy": "proxies",
+    "Sandbox": "sandboxes",
+    "Server": "modal.Server",
+    "ServiceUser": "service users",
+    "SharedVolume": "network file systems",
+    "Task": "commands inside running containers (modal shell, modal container exec)",
+    "TaskCluster": "clustered functions",
+    "Template": "templates",
+    "Token": "managing tokens by the client; `pilotlight token create | list | revoke` does",
+    "TokenFlow": "tokens by way of a browser; `pilotlight env --write-profile NAME` gives you one",
+    "Tunnel": "tunnels (modal.forward)",
+    "UserGroup": "roles and budgets of environments",
+    "Volume": "volumes",
+    "Webhook": "proxy authentication tokens",
+    "Workspace": "workspace administration",
+    "WorkspaceDashboardUrlGet": "the dashboard; `pilotlight status` shows what runs",
+}
+
+
+def feature_of(method: str) -> str:
+    """The feature that a method which is not built belongs to, as the end of a sentence."""
+    matches = [prefix for prefix in _FEATURES if method.startswith(prefix)]
+    return f"it belongs to {_FEATURES[max(matches, key=len)]}" if matches else "the feature is missing"

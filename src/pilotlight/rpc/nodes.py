@@ -1,0 +1,148 @@
+"""The stream of a node agent: what it reports goes to the use cases, what they decide goes back to it."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+
+from pilotlight.control.images import Images
+from pilotlight.control.nodes import NodeSession
+from pilotlight.control.output_log import OutputLog
+from pilotlight.control.recovery import Recovery
+from pilotlight.control.tasks import Tasks
+from pilotlight.core import errors
+from pilotlight.rpc.authentication import check_node_token
+from pilotlight.wire import platform_pb2
+from pilotlight.wire.frames import Frames
+
+log = structlog.get_logger()
+
+
+NodeFrames = Frames[platform_pb2.FromNode]
+
+
+class NodeService:
+    """Serves the streams of node agents."""
+
+    def __init__(
+        self,
+        *,
+        recovery: Recovery,
+        tasks: Tasks,
+        images: Images,
+        output_log: OutputLog,
+        node_token: bytes,
+        max_containers: int,
+    ) -> None:
+        self._recovery = recovery
+        self._tasks = tasks
+        self._images = images
+        self._output_log = output_log
+        self._node_token = node_token
+        self._max_containers = max_containers
+
+    async def serve(self, frames: NodeFrames) -> None:
+        """Serve one node for as long as its stream lasts."""
+        first = await frames.receive()
+        if first is None:
+            return
+        hello = first.events[0].hello if first.events else platform_pb2.NodeHello()
+        try:
+            check_node_token(hello.token, self._node_token)
+        except errors.BadCredentials as error:
+            refused = platform_pb2.NodeCommand(refused=platform_pb2.Refused(why=str(error)))
+            await frames.send(platform_pb2.ToNode(commands=[refused]))
+            return
+        session = NodeSession(
+            node_id=hello.node_id,
+            name=hello.node_name or hello.hostname,
+            milli_cpu=hello.milli_cpu,
+            memory_mib=hello.memory_mib,
+            edge_base_url=hello.edge_base_url,
+            max_containers=self._max_containers,
+            labels=dict(hello.labels),
+        )
+        session.send(platform_pb2.NodeCommand(welcome=platform_pb2.Welcome()))
+        try:
+            unknown = await self._recovery.join(session, hello.tasks)
+            session.outgoing[0].welcome.unknown_tasks.extend(unknown)
+            await self._converse(session, frames, list(first.events[1:]))
+        finally:
+            await self._recovery.leave(session)
+
+    async def _converse(self, session: NodeSession, frames: NodeFrames, events: Sequence[platform_pb2.NodeEvent]) -> None:
+        writer = asyncio.get_running_loop().create_task(_write(session, frames))
+        work: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                for event in events:
+                    self._handle(event, work)
+                message = await frames.receive()
+                if message is None or session.closed:
+                    return
+                events = message.events
+        finally:
+            session.close()
+            await writer
+            if work:
+                await asyncio.wait(work)
+
+    def _handle(self, event: platform_pb2.NodeEvent, work: set[asyncio.Task[None]]) -> None:
+        """Act on an event. What has to wait for the disk goes on by itself, in the order in which it began."""
+        kind = event.WhichOneof("event")
+        match kind:
+            case "task_started":
+                self._tasks.started(event.task_started)
+            case "task_ready":
+                self._tasks.ready(event.task_ready.task_id)
+            case "task_failure":
+                self._tasks.failed(event.task_failure)
+            case "inputs_returned":
+                _spawn(work, self._tasks.returned(event.inputs_returned))
+            case "logs":
+                self._logs(event.logs)
+            case "build_progress":
+                self._images.progress(event.build_progress)
+            case "outputs":
+                _spawn(work, self._tasks.outputs(event.outputs))
+            case "input_timed_out":
+                _spawn(work, self._tasks.timed_out(event.input_timed_out))
+            case "task_exited":
+                _spawn(work, self._tasks.exited(event.task_exited))
+            case "build_finished":
+                _spawn(work, self._images.finished(event.build_finished))
+            case _:
+                log.debug("node_event_ignored", kind=kind)
+
+    def _logs(self, batch: platform_pb2.LogBatch) -> None:
+        by_task: dict[str, list[tuple[int, str, float]]] = {}
+        for line in batch.lines:
+            by_task.setdefault(line.task_id, []).append((line.file_descriptor, line.data, line.at_ns / 1e9))
+        for task_id, lines in by_task.items():
+            if (task := self._tasks.get(task_id)) is not None:
+                function = task.pool.function
+                self._output_log.append(function.app_id, function.function_id, task_id, lines)
+
+
+async def _write(session: NodeSession, frames: NodeFrames) -> None:
+    try:
+        while (message := await session.next_message()) is not None:
+            await frames.send(message)
+    except ConnectionError as error:
+        log.info("node_stream_broken", node_id=session.node_id, error=str(error))
+    finally:
+        session.close()
+        frames.close()
+
+
+def _spawn(work: set[asyncio.Task[None]], coroutine: Any) -> None:
+    task = asyncio.get_running_loop().create_task(coroutine)
+    work.add(task)
+
+    def done(finished: asyncio.Task[None]) -> None:
+        work.discard(finished)
+        if not finished.cancelled() and (error := finished.exception()) is not None:
+            log.error("node_event_failed", exc_info=error)
+
+    task.add_done_callback(done)

@@ -1,0 +1,222 @@
+"""The server process: its objects, in the order in which they need each other."""
+
+import asyncio
+import random
+import socket
+import time
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from pilotlight.config import Settings
+from pilotlight.control.apps import AppRecord, Apps
+from pilotlight.control.blobs import Blobs
+from pilotlight.control.call_graph import CallGraphs
+from pilotlight.control.calls import Calls
+from pilotlight.control.dicts import Dicts
+from pilotlight.control.environments import Environments
+from pilotlight.control.functions import Functions
+from pilotlight.control.images import Images
+from pilotlight.control.mounts import Mounts
+from pilotlight.control.nodes import Nodes
+from pilotlight.control.output_log import OutputLog
+from pilotlight.control.overview import Overview
+from pilotlight.control.pools import Pools
+from pilotlight.control.queues import Queues
+from pilotlight.control.recovery import Recovery
+from pilotlight.control.secrets import Secrets
+from pilotlight.control.tasks import Tasks
+from pilotlight.control.tokens import Tokens
+from pilotlight.loops import runner
+from pilotlight.loops.expire import ExpireLoop
+from pilotlight.loops.scale import ScaleLoop
+from pilotlight.objects import Objects
+from pilotlight.objects.keys import load_or_create_key
+from pilotlight.rpc.apps import AppHandlers
+from pilotlight.rpc.authentication import NodeAuthenticator, TokenAuthenticator
+from pilotlight.rpc.blobs import BlobHandlers
+from pilotlight.rpc.calls import CallHandlers
+from pilotlight.rpc.control import ControlService
+from pilotlight.rpc.dicts import DictHandlers
+from pilotlight.rpc.environments import EnvironmentHandlers
+from pilotlight.rpc.framework import Service
+from pilotlight.rpc.functions import FunctionHandlers
+from pilotlight.rpc.images import ImageHandlers
+from pilotlight.rpc.mounts import MountHandlers
+from pilotlight.rpc.nodes import NodeService
+from pilotlight.rpc.queues import QueueHandlers
+from pilotlight.rpc.secrets import SecretHandlers
+from pilotlight.rpc.tasks import TaskHandlers
+from pilotlight.rpc.workspace import WorkspaceHandlers
+from pilotlight.store import output_tables
+from pilotlight.store.database import Database, create_missing, open_engine
+from pilotlight.store.schema import migrate
+from pilotlight.wire import platform_pb2
+from pilotlight.wire.frames import Listener
+from pilotlight.wire.listening import Server as GrpcServer
+
+BACKLOG = 1024  # connections that may wait to be accepted
+OUTPUT_SYNCHRONOUS = "NORMAL"  # a power cut may take the last lines that programs printed, never a call
+
+
+class Server:
+    """All use cases and the services over them."""
+
+    def __init__(self, settings: Settings, database: Database, output_database: Database) -> None:
+        self.settings = settings
+        self.database = database
+        self.output_database = output_database
+        keys = settings.keys_dir
+        self.signing_key = load_or_create_key(keys / "signing.key")
+        self.node_token = load_or_create_key(keys / "node.token")
+        objects = Objects(settings.objects_dir)
+        self.environments = Environments(
+            database=database, workspace=settings.workspace, image_builder_version=settings.image_builder_version
+        )
+        self.tokens = Tokens(database=database)
+        self.blobs = Blobs(objects=objects, signing_key=self.signing_key, base_url=f"http://{settings.web}")
+        self.mounts = Mounts(database=database, objects=objects)
+        self.secrets = Secrets(database=database, environments=self.environments, key=load_or_create_key(keys / "secrets.key"))
+        self.dicts = Dicts(database=database, environments=self.environments)
+        self.queues = Queues(database=database, environments=self.environments)
+        self.functions = Functions(database)
+        self.apps = Apps(database=database, environments=self.environments, functions=self.functions)
+        self.nodes = Nodes()
+        self.output_log = OutputLog(output_database)
+        self.images = Images(
+            database=database,
+            nodes=self.nodes,
+            mounts=self.mounts,
+            secrets=self.secrets,
+            default_builder_version=settings.image_builder_version,
+        )
+        self.pools = Pools(database, self.functions, self.nodes)
+        self.calls = Calls(database, self.pools)
+        self.tasks = Tasks(
+            database=database,
+            pools=self.pools,
+            calls=self.calls,
+            nodes=self.nodes,
+            apps=self.apps,
+            images=self.images,
+            mounts=self.mounts,
+            secrets=self.secrets,
+            output_log=self.output_log,
+        )
+        self.recovery = Recovery(calls=self.calls, tasks=self.tasks, pools=self.pools, nodes=self.nodes, images=self.images)
+        self.overview = Overview(
+            apps=self.apps, calls=self.calls, pools=self.pools, tasks=self.tasks, nodes=self.nodes, images=self.images
+        )
+        self.apps.is_busy = self.calls.is_busy
+        self.environments.before_delete.append(self.apps.stop_all_in)
+        self.apps.on_stop = self._app_stopped
+        self.apps.on_change = self._app_changed
+        self._listeners: list[GrpcServer] = []
+        self._node_listener: Listener[platform_pb2.FromNode] | None = None
+
+    @classmethod
+    async def open(cls, settings: Settings) -> "Server":
+        """Open the state, bring it to the newest schema, and rebuild what was going on."""
+        engine = open_engine(settings.database_path, settings.synchronous)
+        migrate(engine)
+        output_engine = open_engine(settings.log_database_path, OUTPUT_SYNCHRONOUS)
+        create_missing(output_engine, output_tables.metadata)
+        server = cls(settings, Database(engine), Database(output_engine))
+        await server.environments.ensure_default()
+        await server.tokens.load()
+        await server.tokens.ensure_first(settings.first_token_path)
+        await server.output_log.restore()
+        await server.apps.restore()
+        await server.recovery.restore()
+        return server
+
+    def handlers(self) -> Sequence[object]:
+        """One object per noun; each method that is named like an RPC serves it."""
+        return [
+            WorkspaceHandlers(
+                tokens=self.tokens,
+                environments=self.environments,
+                workspace=self.settings.workspace,
+                signing_key=self.signing_key,
+            ),
+            EnvironmentHandlers(self.environments),
+            AppHandlers(self.apps, self.environments, self.tasks, self.tokens, self.output_log, f"http://{self.settings.web}"),
+            FunctionHandlers(self.apps, self.functions, self.pools),
+            CallHandlers(self.calls, CallGraphs(self.database, self.functions), self.signing_key),
+            ImageHandlers(self.images),
+            MountHandlers(self.mounts, self.environments),
+            BlobHandlers(self.blobs),
+            SecretHandlers(self.secrets),
+            DictHandlers(self.dicts),
+            QueueHandlers(self.queues),
+            TaskHandlers(self.tasks, self.apps, self.environments),
+        ]
+
+    async def listen(self, api: socket.socket, inner: socket.socket, nodes: socket.socket) -> None:
+        """Serve clients on the one socket, containers and our own processes on the next, the streams of nodes on the last."""
+        handlers = self.handlers()
+        public = Service(handlers, TokenAuthenticator(self.tokens))
+        for_tasks = Service(handlers, NodeAuthenticator(self.node_token, lambda task_id: self.tasks.get(task_id) is not None))
+        service = NodeService(
+            recovery=self.recovery,
+            tasks=self.tasks,
+            images=self.images,
+            output_log=self.output_log,
+            node_token=self.node_token,
+            max_containers=self.settings.max_containers_per_node,
+        )
+        listeners = [GrpcServer([public]), GrpcServer([for_tasks, ControlService(self.overview, self.tokens)])]
+        for listener, listening in zip(listeners, (api, inner), strict=True):
+            await listener.start(sock=listening, backlog=BACKLOG)
+        self._listeners = listeners
+        self._node_listener = Listener(platform_pb2.FromNode, service.serve)
+        await self._node_listener.start(nodes)
+
+    def loops(self, chance: random.Random) -> list[Coroutine[Any, Any, None]]:
+        """The reconcilers, each to be run as a task."""
+        scale = ScaleLoop(self.pools, self.tasks, self.output_log, asyncio.get_running_loop().time)
+        expire = ExpireLoop(
+            apps=self.apps,
+            output_log=self.output_log,
+            database=self.database,
+            result_ttl_s=self.settings.result_ttl_s,
+            collectors={
+                "dicts": self.dicts.collect,
+                "queues": self.queues.collect,
+                "secrets": self.secrets.collect,
+                "idle_maps": self.calls.forget_idle_maps,
+            },
+            now=time.time,
+        )
+        return [runner.run(scale, chance), runner.run(expire, chance)]
+
+    async def close(self) -> None:
+        """Stop serving, then finish what was being written."""
+        for listener in self._listeners:
+            listener.close()
+            listener.abort()  # clients keep their connections for as long as they live
+        for listener in self._listeners:
+            await listener.wait_closed()
+        if self._node_listener is not None:
+            await self._node_listener.close()
+        await self.tokens.record_use()
+        await self.output_database.close()
+        await self.database.close()
+
+    async def _app_stopped(self, app: AppRecord, reason: str) -> None:
+        for pool in self.pools.of_app(app.app_id):
+            pool.closed = True
+            await self.calls.end_pool(pool, f"App {app.title!r} was stopped: {reason}.")
+            for task in list(pool.tasks.values()):
+                self.tasks.stop(task, "its app has stopped")
+            self.calls.forget_finished_maps([pool])
+            self.pools.drop(pool)
+        self.output_log.wake(app.app_id)
+
+    def _app_changed(self, app: AppRecord, changed: Sequence[str]) -> None:
+        """New inputs go to the new version; containers of the old one finish what they have."""
+        for pool in self.pools.of_app(app.app_id):
+            if pool.function_id in changed:
+                pool.startup_failures = 0
+                for task in [task for task in pool.live_tasks() if task.definition_id != pool.function.definition_id]:
+                    self.tasks.drain(task, "a newer version was deployed")
+            self.pools.touch(pool)
