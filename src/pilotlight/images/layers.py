@@ -1,0 +1,203 @@
+"""Image layers on disk.
+
+Invariant: a layer that exists is whole and never changes. It is made in a directory of its own, flushed, renamed into place, and
+counts only from the moment its record (`<id>.json`) is there; whatever else lies around is litter that `sweep` removes.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pilotlight.core.errors import NotFound
+from pilotlight.images import programs
+
+MAKING_PREFIX = ".making-"
+_ID = re.compile(r"[0-9a-f]{64}")
+
+Fill = Callable[[Path], Awaitable[None]]
+"""Fills an empty directory with a layer's content; raises to give up."""
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """What is known of a layer; `parent` is the layer below it, or empty."""
+
+    layer_id: str
+    parent: str
+    command: str
+    created_at: float
+    size_bytes: int
+
+
+def definition_id(kind: str, *parts: object) -> str:
+    """The id of the layer that this definition always gives: 64 hex digits. Parts are whatever JSON can hold."""
+    text = json.dumps([kind, *parts], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def step_id(
+    layers: Sequence[str],
+    step: object,
+    *,
+    content: Sequence[str] = (),
+    secrets: object = (),
+    build_args: object = (),
+    salt: str = "",
+) -> str:
+    """The id of the layer that a build step makes over these layers (lowest first).
+
+    `content` are hashes of what the step reads from outside the image; values of secrets enter only as part of the hash. `salt`
+    keeps a forced rebuild apart from the layer that it must not disturb.
+    """
+    sealed = hashlib.sha256(json.dumps(secrets, sort_keys=True).encode()).hexdigest()
+    return definition_id("step", list(layers), step, list(content), sealed, build_args, salt)
+
+
+class LayerStore:
+    """The layers of one platform on one machine. Several processes may use the same directory."""
+
+    def __init__(self, root: Path, clock: Callable[[], float] = time.time) -> None:
+        self._root = root
+        self._clock = clock
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._waiting: dict[str, int] = {}
+        self._serial = itertools.count()
+
+    def path(self, layer_id: str) -> Path:
+        """The layer's directory; errors: NotFound."""
+        if not self.has(layer_id):
+            raise NotFound(f"Image layer {layer_id[:12]} is not on this machine. Rebuild the image that uses it.")
+        return self._root / layer_id
+
+    def paths(self, layer_ids: Sequence[str]) -> tuple[Path, ...]:
+        """The directories of these layers, in the same order; errors: NotFound."""
+        return tuple(self.path(layer_id) for layer_id in layer_ids)
+
+    def has(self, layer_id: str) -> bool:
+        """Whether the layer is here and whole."""
+        return _ID.fullmatch(layer_id) is not None and self._record_path(layer_id).exists()
+
+    def record(self, layer_id: str) -> LayerRecord:
+        """What is known of the layer; errors: NotFound."""
+        self.path(layer_id)
+        return LayerRecord(**json.loads(self._record_path(layer_id).read_text()))
+
+    def list(self) -> list[LayerRecord]:
+        """All layers, oldest first."""
+        found = [self.record(path.stem) for path in self._root.glob("*.json") if _ID.fullmatch(path.stem)]
+        return sorted(found, key=lambda record: record.created_at)
+
+    async def remove(self, layer_id: str) -> None:
+        """Forget a layer that no image uses; safe to repeat."""
+        self._record_path(layer_id).unlink(missing_ok=True)
+        await asyncio.to_thread(shutil.rmtree, self._root / layer_id, ignore_errors=True)
+
+    async def make(self, layer_id: str, *, parent: str, command: str, fill: Fill) -> bool:
+        """Make the layer unless it is there; returns whether it was made now.
+
+        Whoever asks for the same layer at the same time waits for the one who makes it, and takes over if that one fails.
+        Whatever `fill` raises is passed on and leaves nothing behind.
+        """
+        if self.has(layer_id):
+            return False
+        async with self._lock(layer_id):
+            if self.has(layer_id):
+                return False
+            with self._making() as making:
+                content = making / "layer"
+                content.mkdir()
+                content.chmod(0o755)  # it becomes the root of what containers see, whatever our own umask is
+                await fill(content)
+                size_bytes = await asyncio.to_thread(directory_size_bytes, content)
+                await flush(content)
+                self._settle(LayerRecord(layer_id, parent, command, self._clock(), size_bytes), content)
+            return True
+
+    def sweep(self) -> int:
+        """Remove what interrupted builds left; returns how many. Builds of live processes are left alone."""
+        if not self._root.is_dir():
+            return 0
+        litter = [path for path in self._root.glob(f"{MAKING_PREFIX}*") if not owner_lives(path.name)]
+        litter += [path for path in self._root.iterdir() if _ID.fullmatch(path.name) and not self.has(path.name)]
+        for path in litter:
+            shutil.rmtree(path, ignore_errors=True)
+        return len(litter)
+
+    @contextlib.asynccontextmanager
+    async def _lock(self, layer_id: str):
+        lock = self._locks.setdefault(layer_id, asyncio.Lock())
+        self._waiting[layer_id] = self._waiting.get(layer_id, 0) + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            self._waiting[layer_id] -= 1
+            if not self._waiting[layer_id]:
+                del self._waiting[layer_id], self._locks[layer_id]
+
+    @contextlib.contextmanager
+    def _making(self):
+        # A directory of its own around the layer: the overlay's work directory has to lie beside it.
+        making = self._root / f"{MAKING_PREFIX}{os.getpid()}-{next(self._serial)}"
+        making.mkdir(parents=True)
+        try:
+            yield making
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
+
+    def _settle(self, record: LayerRecord, content: Path) -> None:
+        # The record must not exist before the directory does. If another process was faster, its layer is the same.
+        with contextlib.suppress(OSError):
+            content.rename(self._root / record.layer_id)
+        write_durably(self._record_path(record.layer_id), json.dumps(asdict(record), indent=1))
+
+    def _record_path(self, layer_id: str) -> Path:
+        return self._root / f"{layer_id}.json"
+
+
+def owner_lives(name: str) -> bool:
+    """Whether another process that lives is making this directory, by its name."""
+    pid = name.removeprefix(MAKING_PREFIX).split("-")[0]
+    return pid.isdigit() and int(pid) != os.getpid() and Path(f"/proc/{pid}").exists()
+
+
+def directory_size_bytes(root: Path) -> int:
+    """Bytes that the directory takes on disk, hard links counted once."""
+    seen: set[tuple[int, int]] = set()
+    total = 0
+    stack = [str(root)]
+    while stack:
+        with os.scandir(stack.pop()) as entries:
+            for entry in entries:
+                status = entry.stat(follow_symlinks=False)
+                if entry.is_dir(follow_symlinks=False):
+                    stack.append(entry.path)
+                elif (status.st_dev, status.st_ino) not in seen:
+                    seen.add((status.st_dev, status.st_ino))
+                    total += status.st_blocks * 512
+    return total
+
+
+async def flush(path: Path) -> None:
+    """Put the file system that holds `path` on disk: a rename alone can survive a power loss that its content does not."""
+    await programs.run(["sync", "--file-system", str(path)])
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Write the whole file or none of it, on disk when this returns."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")  # several may write the same at once
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
