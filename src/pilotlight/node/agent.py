@@ -1,0 +1,212 @@
+"""The node agent: what the server commands, done on this machine.
+
+Invariant: the agent decides nothing about calls; it holds what it was given until it has given it back, and leaves nothing on the
+machine when it ends.
+"""
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import structlog
+
+from pilotlight.config import Settings
+from pilotlight.core import ids
+from pilotlight.core.containers import ContainerSpec
+from pilotlight.images.builder import Builder
+from pilotlight.images.clients import ClientPackages
+from pilotlight.images.layers import LayerStore
+from pilotlight.images.mounts import LocalContent, Mounts
+from pilotlight.images.surroundings import Surroundings, surroundings_of
+from pilotlight.node.builds import Builds, ImageBuilder
+from pilotlight.node.gateway import Gateway, prepare_directory
+from pilotlight.node.link import Link
+from pilotlight.node.outbox import Outbox
+from pilotlight.node.packing import ImagePacker, Packer, spec_of
+from pilotlight.node.relay import Relay
+from pilotlight.node.runtime import Runtime
+from pilotlight.node.task import Task, TaskRuntime
+from pilotlight.wire import platform_pb2
+
+log = structlog.get_logger()
+
+CLOSE_GRACE_S = 4.0  # for all containers together when the agent ends
+CLOSE_LIMIT_S = 5.0
+LAST_WORDS_S = 0.5  # for what the server has not been told yet
+
+
+class Agent:
+    """The containers and builds of this node, at the command of one server."""
+
+    def __init__(
+        self, settings: Settings, runtime: TaskRuntime, packer: Packer, builder: ImageBuilder, surroundings: Surroundings
+    ) -> None:
+        self._settings = settings
+        self._runtime = runtime
+        self._packer = packer
+        self._surroundings = surroundings
+        self._outbox = Outbox()
+        self._builds = Builds(builder, self._outbox)
+        self._relay = Relay(settings)
+        self._link = Link(settings, self._outbox, self._hello, self._welcomed, self._on_command)
+        self._tasks: dict[str, Task] = {}
+        self._running: set[asyncio.Task[None]] = set()
+        self._tasks_dir = settings.run_dir / "tasks"
+        self._node_id = _node_id(settings.node_dir / "node_id")
+        self._is_closing = False
+        self.connected = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until cancelled, then end all containers and builds."""
+        prepare_directory(self._settings.gateway_dir)
+        shutil.rmtree(self._tasks_dir, ignore_errors=True)
+        self._tasks_dir.mkdir(parents=True)
+        self._tasks_dir.chmod(0o711)
+        link = asyncio.get_running_loop().create_task(self._link.run())
+        try:
+            await asyncio.shield(link)
+        finally:
+            await self._close()
+            self._outbox.close()
+            await asyncio.wait((link,), timeout=LAST_WORDS_S)
+            link.cancel()
+            await asyncio.gather(link, return_exceptions=True)
+            self._relay.close()
+
+    async def _close(self) -> None:
+        """Ask all containers to end, and see to it that they do."""
+        self._is_closing = True
+        for task in self._tasks.values():
+            task.stop(grace_s=CLOSE_GRACE_S)
+        await self._builds.close()
+        if self._running:
+            _, late = await asyncio.wait(self._running, timeout=CLOSE_LIMIT_S)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    # ---- commands ----
+
+    def _on_command(self, command: platform_pb2.NodeCommand) -> None:
+        match command.WhichOneof("command"):
+            case "deliver":
+                if (task := self._tasks.get(command.deliver.task_id)) is not None:
+                    task.deliver([command.deliver.leases])
+            case "outputs_stored":
+                stored = command.outputs_stored
+                if (task := self._tasks.get(stored.task_id)) is not None:
+                    task.settle(stored.batch, stored.error)
+            case "start_task":
+                self._start(command.start_task)
+            case "stop_task":
+                if (task := self._tasks.get(command.stop_task.task_id)) is not None:
+                    task.stop(grace_s=0 if command.stop_task.force else None)
+            case "drain":
+                if (task := self._tasks.get(command.drain.task_id)) is not None:
+                    task.drain()
+            case "cancel":
+                if (task := self._tasks.get(command.cancel.task_id)) is not None:
+                    task.cancel(command.cancel.input_ids, command.cancel.grace_s)
+            case "recall":
+                if (task := self._tasks.get(command.recall.task_id)) is not None:
+                    task.recall(command.recall.input_ids)
+            case "start_build":
+                self._builds.start(command.start_build)
+            case "stop_build":
+                self._builds.stop(command.stop_build.build_id)
+            case other:
+                log.warning("command_ignored", command=other)
+
+    def _start(self, request: platform_pb2.StartTask) -> None:
+        if request.task_id in self._tasks or self._is_closing:
+            return
+        task = self._tasks[request.task_id] = Task(request, self._outbox, self._runtime, self._prepare)
+        running = asyncio.get_running_loop().create_task(self._run(task))
+        self._running.add(running)
+        running.add_done_callback(self._running.discard)
+
+    async def _run(self, task: Task) -> None:
+        try:
+            await task.run(Gateway(self._settings, self._relay, task))
+        except Exception as error:  # a fault of ours in one task must not take the others down
+            log.error("task_crashed", task_id=task.task_id, exc_info=error)
+        finally:
+            del self._tasks[task.task_id]
+            shutil.rmtree(self._tasks_dir / task.task_id, ignore_errors=True)
+
+    async def _prepare(self, request: platform_pb2.StartTask, socket_path: Path) -> ContainerSpec:
+        packed = await self._packer.pack(request)
+        directory = self._tasks_dir / request.task_id
+        directory.mkdir()
+        directory.chmod(0o711)
+        arguments = directory / "arguments"
+        arguments.write_bytes(request.arguments)
+        arguments.chmod(0o644)
+        edge_host = urlsplit(self._settings.container_edge_url).hostname or ""
+        return spec_of(request, packed, socket_path, arguments, self._surroundings, edge_host)
+
+    # ---- the link ----
+
+    def _hello(self) -> platform_pb2.NodeHello:
+        hostname = socket.gethostname()
+        return platform_pb2.NodeHello(
+            node_id=self._node_id,
+            hostname=hostname,
+            node_name=hostname,
+            milli_cpu=self._settings.milli_cpu or len(os.sched_getaffinity(0)) * 1000,
+            memory_mib=self._settings.memory_mib or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
+            tasks=[*self._outbox.departed(), *(task.held() for task in self._tasks.values() if not task.ended.is_set())],
+            edge_base_url=self._settings.container_edge_url,
+        )
+
+    def _welcomed(self, unknown: Sequence[str]) -> None:
+        self._outbox.renew(unknown)
+        for task in self._tasks.values():
+            if task.task_id in unknown:
+                task.stop(grace_s=0)
+            elif not task.ended.is_set():
+                task.resend()
+        self.connected.set()
+
+
+async def serve(settings: Settings, ready: Callable[[], None]) -> None:
+    """Run the agent of this machine; calls `ready` once the server knows it, returns after SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    runtime = Runtime(settings)
+    await runtime.open()
+    try:
+        layers = LayerStore(settings.layers_dir)
+        layers.sweep()
+        mounts = Mounts(settings, LocalContent(settings.objects_dir))
+        mounts.sweep()
+        packer = ImagePacker(settings, layers, mounts, ClientPackages(settings, runtime, layers))
+        agent = Agent(settings, runtime, packer, Builder(settings, runtime, layers, mounts), surroundings_of(settings))
+        running = asyncio.get_running_loop().create_task(agent.run())
+        known = asyncio.get_running_loop().create_task(agent.connected.wait())
+        known.add_done_callback(lambda done: None if done.cancelled() else ready())
+        stopped = asyncio.get_running_loop().create_task(stop.wait())
+        await asyncio.wait((running, stopped), return_when=asyncio.FIRST_COMPLETED)
+        for task in (running, known, stopped):
+            task.cancel()
+        outcome, *_ = await asyncio.gather(running, known, stopped, return_exceptions=True)
+        if isinstance(outcome, Exception):
+            raise outcome
+    finally:
+        await runtime.close()
+
+
+def _node_id(path: Path) -> str:
+    """This node's own id, made at its first start."""
+    if path.is_file():
+        return path.read_text().strip()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    node_id = ids.new(ids.NODE)
+    path.write_text(node_id)
+    return node_id

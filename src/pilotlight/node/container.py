@@ -1,0 +1,52 @@
+"""One container as the rest of the agent sees it: its handle while it runs.
+
+Owns one invariant: a handle never signals a process that is not its own, even after the pid was reused (it holds a pidfd).
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Mapping, Sequence
+
+from pilotlight.core.containers import Exit
+from pilotlight.node.output import OutputPipe
+
+
+class Container:
+    """A running container. `pid` is its init's on this machine; `setup_ms` says how long each step of its start took."""
+
+    def __init__(
+        self, container_id: str, pid: int, pidfd: int, setup_ms: Mapping[str, float], pipes: Sequence[OutputPipe] = ()
+    ) -> None:
+        self.container_id = container_id
+        self.pid = pid
+        self.setup_ms = setup_ms
+        self._pidfd = pidfd
+        self._pipes = pipes
+        self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+
+    async def wait(self) -> Exit:
+        """Until its processes are gone and all its output was handed on. Any number of callers may wait."""
+        return await asyncio.shield(self._exit)
+
+    def signal(self, signum: int) -> None:
+        """Send to its init, which passes it to the program. Does nothing once it has ended."""
+        if not self._exit.done():
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signum)
+
+    async def kill(self) -> None:
+        """End all of its processes at once (they share a pid namespace, whose init this kills), and wait until they are gone."""
+        self.signal(signal.SIGKILL)
+        await self.wait()
+
+    def hold_output(self, held: bool) -> None:
+        """Leave what it prints in its pipes, so that it has to wait once they are full; or read on."""
+        for pipe in self._pipes:
+            pipe.hold(held)
+
+    def report(self, ended: Exit) -> None:
+        """For the runtime: the container is over."""
+        os.close(self._pidfd)
+        self._exit.set_result(ended)

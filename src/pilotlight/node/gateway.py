@@ -1,0 +1,152 @@
+"""The gRPC service that one container sees, on a socket of its own: who connects there is that container.
+
+Invariant: the way of a warm call (FunctionGetInputs, FunctionPutOutputs) makes no call to the server: inputs come from what was
+delivered, outputs go up the node's stream.
+"""
+
+import contextlib
+from pathlib import Path
+from typing import Any, Protocol
+
+from grpclib.const import Cardinality, Handler
+from grpclib.exceptions import GRPCError
+from modal_proto import api_pb2
+
+from pilotlight.config import Settings
+from pilotlight.node.inputs import KILL_SWITCH, Batch, reply_with
+from pilotlight.node.relay import SERVICE, Relay
+from pilotlight.wire.listening import Server
+from pilotlight.wire.raw import RawCodec, RawStatusDetails
+
+HEARTBEAT_HOLD_S = 14.5  # the client gives up after 15.1 s and sleeps what is left of 15
+EMPTY = b""
+
+
+class Served(Protocol):
+    """The task behind a gateway."""
+
+    task_id: str
+
+    def greet(self) -> None:
+        """The client runs, and is about to import the user's code."""
+        ...
+
+    async def take_inputs(self) -> Batch | None:
+        """The next inputs, counted as handed out; None: the container is to end."""
+        ...
+
+    def hand_back(self, batch: Batch) -> None:
+        """These did not reach the container."""
+        ...
+
+    async def put_outputs(self, request: bytes) -> None:
+        """Keep a serialized FunctionPutOutputsRequest until it is stored; returns at once, unless too many wait for that."""
+        ...
+
+    async def next_cancellation(self, timeout_s: float) -> list[str]:
+        """Inputs that the container is to give up; empty after the time-out."""
+        ...
+
+    def report_failure(self, result: bytes) -> None:
+        """The container can't run: a serialized GenericResult says why."""
+        ...
+
+    def stop_fetching(self) -> None:
+        """The container wants no more inputs."""
+        ...
+
+
+class Gateway:
+    """Listens for one container."""
+
+    def __init__(self, settings: Settings, relay: Relay, task: Served) -> None:
+        self.socket_path = settings.gateway_dir / f"{task.task_id}.sock"
+        self._relay = relay
+        self._task = task
+        self._server = Server([self], codec=RawCodec(), status_details_codec=RawStatusDetails())
+
+    async def open(self) -> None:
+        """Listen. The directory lets nobody list it, and the name of the socket is known to its container only."""
+        self.socket_path.unlink(missing_ok=True)
+        await self._server.start(path=str(self.socket_path))
+        self.socket_path.chmod(0o666)
+
+    async def close(self) -> None:
+        """End what the container still asks, and remove the socket."""
+        self._server.close()
+        self._server.abort()
+        await self._server.wait_closed()
+        self.socket_path.unlink(missing_ok=True)
+
+    def __mapping__(self) -> dict[str, Handler]:
+        own = {
+            "ContainerHello": self._hello,
+            "ContainerHeartbeat": self._heartbeat,
+            "ContainerStop": self._stop,
+            "FunctionGetInputs": self._get_inputs,
+            "FunctionPutOutputs": self._put_outputs,
+            "FunctionGetDynamicConcurrency": self._get_dynamic_concurrency,
+            "TaskResult": self._task_result,
+        }
+        handlers = self._relay.handlers(self._task.task_id)
+        for name, serve in own.items():
+            handlers[f"/{SERVICE.full_name}/{name}"] = Handler(serve, Cardinality.UNARY_UNARY, bytes, bytes)
+        return handlers
+
+    async def _hello(self, stream: Any) -> None:
+        await stream.recv_message()
+        self._task.greet()
+        await stream.send_message(EMPTY)
+
+    async def _get_inputs(self, stream: Any) -> None:
+        await stream.recv_message()
+        batch = await self._task.take_inputs()
+        if batch is None:
+            await stream.send_message(KILL_SWITCH)
+            return
+        try:
+            await stream.send_message(reply_with(batch))
+        except BaseException:
+            self._task.hand_back(batch)
+            raise
+
+    async def _put_outputs(self, stream: Any) -> None:
+        await self._task.put_outputs(await stream.recv_message())
+        await stream.send_message(EMPTY)
+
+    async def _heartbeat(self, stream: Any) -> None:
+        await stream.recv_message()
+        reply = api_pb2.ContainerHeartbeatResponse()
+        if input_ids := await self._task.next_cancellation(HEARTBEAT_HOLD_S):
+            reply.cancel_input_event.input_ids.extend(input_ids)
+        await stream.send_message(reply.SerializeToString())
+
+    async def _task_result(self, stream: Any) -> None:
+        request = api_pb2.TaskResultRequest.FromString(await stream.recv_message())
+        self._task.report_failure(request.result.SerializeToString())
+        await stream.send_message(EMPTY)
+
+    async def _get_dynamic_concurrency(self, stream: Any) -> None:
+        request = api_pb2.FunctionGetDynamicConcurrencyRequest.FromString(await stream.recv_message())
+        reply = api_pb2.FunctionGetDynamicConcurrencyResponse(concurrency=request.target_concurrency)
+        await stream.send_message(reply.SerializeToString())
+
+    async def _stop(self, stream: Any) -> None:
+        data = await stream.recv_message()
+        request = api_pb2.ContainerStopRequest.FromString(data)
+        if request.graceful and request.task_id in ("", self._task.task_id):
+            self._task.stop_fetching()
+            # The server is to know, so that it sends no more; the container ends well even if it can't be told.
+            with contextlib.suppress(GRPCError):
+                await self._relay.call(self._task.task_id, "ContainerStop", data, stream.metadata)
+            await stream.send_message(EMPTY)
+        else:
+            await stream.send_message(await self._relay.call(self._task.task_id, "ContainerStop", data, stream.metadata))
+
+
+def prepare_directory(directory: Path) -> None:
+    """Make the directory of the sockets, less what a former agent left in it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    directory.chmod(0o711)
+    for leftover in directory.glob("*.sock"):
+        leftover.unlink(missing_ok=True)

@@ -1,0 +1,144 @@
+"""What a task's container is made of: the image, the client, the user's mounts, in this order, and the process over them.
+
+Invariant: an image is never changed for a task; what the platform adds lies over it (client, mounts) or under it (directories that
+every container has).
+"""
+
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pilotlight.config import Settings
+from pilotlight.core.containers import Bind, ContainerSpec
+from pilotlight.core.errors import InvalidInput
+from pilotlight.images.clients import ClientPackages
+from pilotlight.images.layers import LayerStore
+from pilotlight.images.mounts import Mounts
+from pilotlight.images.probe import find_python
+from pilotlight.images.stages import state_of
+from pilotlight.images.steps import DEFAULT_PATH
+from pilotlight.images.surroundings import Surroundings
+from pilotlight.wire import platform_pb2
+
+GUEST_DIR = "/__pilotlight"
+GUEST_SOCKET = f"{GUEST_DIR}/gateway.sock"
+GUEST_ARGUMENTS = f"{GUEST_DIR}/arguments"
+HOME = "/root"
+CLIENT_PATHS = f"{HOME}:/pkg"
+ENTRYPOINT_MODULE = "modal._container_entrypoint"
+# Under every image: what programs expect and a bare image may lack. Name and mode.
+FOUNDATION = (("root", 0o700), ("tmp", 0o1777))
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The root file system of a task: directories lowest first, and the path of the Python in it."""
+
+    layers: tuple[Path, ...]
+    python: str
+
+
+class Packer(Protocol):
+    """Finds or makes what a task's root file system consists of."""
+
+    async def pack(self, request: platform_pb2.StartTask) -> Packed:
+        """Errors: a PilotlightError that names what is missing and what to do."""
+        ...
+
+
+class ImagePacker:
+    """Root file systems from built images."""
+
+    def __init__(self, settings: Settings, layers: LayerStore, mounts: Mounts, clients: ClientPackages) -> None:
+        self._foundation = settings.node_dir / "foundation"
+        self._layers = layers
+        self._mounts = mounts
+        self._clients = clients
+        self._pythons: dict[tuple[str, ...], str] = {}
+
+    async def pack(self, request: platform_pb2.StartTask) -> Packed:
+        """The layers of a task; errors: NotFound for a layer, a mount's file or a client that can't be had, InvalidInput."""
+        image = self._layers.paths(request.layers)
+        clients = await self._client_layers(request)
+        mounts = [await self._mounts.layer(mount) for mount in request.mounts]
+        return Packed((self._make_foundation(), *image, *clients, *mounts), self._python(request, image))
+
+    async def _client_layers(self, request: platform_pb2.StartTask) -> tuple[Path, ...]:
+        if request.mount_client_dependencies:
+            version, builder = request.client_version, request.image_builder_version
+            return await self._clients.layers_for(version, builder, request.layers, request.image_config)
+        target = await self._clients.target(request.layers, request.image_config)
+        return (await self._clients.client_layer(request.client_version, target),)
+
+    def _python(self, request: platform_pb2.StartTask, image: tuple[Path, ...]) -> str:
+        key = tuple(request.layers)
+        if key not in self._pythons:
+            python = find_python(image, dict(state_of((), request.image_config).env))
+            if not python:
+                raise InvalidInput(
+                    f"Image {request.image_id} has no Python on its PATH, so no function can run in it. "
+                    "Add one: add_python= of from_registry or from_dockerfile."
+                )
+            self._pythons[key] = python
+        return self._pythons[key]
+
+    def _make_foundation(self) -> Path:
+        for name, mode in FOUNDATION:
+            directory = self._foundation / name
+            if not directory.is_dir() or stat.S_IMODE(directory.stat().st_mode) != mode:
+                directory.mkdir(parents=True, exist_ok=True)
+                directory.chmod(mode)
+        self._foundation.chmod(0o755)
+        return self._foundation
+
+
+def spec_of(
+    request: platform_pb2.StartTask, packed: Packed, socket: Path, arguments: Path, surroundings: Surroundings, edge_host: str
+) -> ContainerSpec:
+    """The container of a task; `socket` and `arguments` are files of this machine."""
+    config = request.image_config
+    return ContainerSpec(
+        container_id=request.task_id,
+        layers=packed.layers,
+        args=(*config.entrypoint, packed.python, "-m", ENTRYPOINT_MODULE),
+        env=environment_of(request, surroundings, edge_host),
+        cwd=config.workdir or HOME,
+        binds=(Bind(socket, GUEST_SOCKET), Bind(arguments, GUEST_ARGUMENTS), *surroundings.container_binds()),
+        milli_cpu=request.milli_cpu,
+        milli_cpu_limit=request.milli_cpu_limit,
+        memory_limit_mib=request.memory_limit_mib,
+        block_network=request.block_network,
+    )
+
+
+def environment_of(request: platform_pb2.StartTask, surroundings: Surroundings, edge_host: str) -> dict[str, str]:
+    """The environment of a task's process: the operator's, the image's, ours, the user's secrets; later ones win."""
+    env = {"PATH": DEFAULT_PATH, "HOME": HOME, **_operator_environment(surroundings, edge_host)}
+    for entry in request.image_config.env:
+        name, _, value = entry.partition("=")
+        env[name] = value
+    image_python_path = env.get("PYTHONPATH", "")
+    env |= {
+        "MODAL_CONTAINER_ARGUMENTS_PATH": GUEST_ARGUMENTS,
+        "MODAL_SERVER_URL": f"unix://{GUEST_SOCKET}",
+        "MODAL_TASK_ID": request.task_id,
+        "MODAL_IMAGE_ID": request.image_id,
+        "MODAL_ENVIRONMENT": request.environment_name,
+        "MODAL_IS_REMOTE": "1",
+        "MODAL_DISABLE_API_PROXY": "1",  # the gateway and the edge are on this machine
+        "PYTHONUNBUFFERED": "1",
+    }
+    env |= dict(request.secrets)
+    # Whatever the user wants on the path, without the client's the container could not start.
+    own_paths = request.secrets.get("PYTHONPATH", image_python_path)
+    return env | {"PYTHONPATH": f"{CLIENT_PATHS}:{own_paths}" if own_paths else CLIENT_PATHS}
+
+
+def _operator_environment(surroundings: Surroundings, edge_host: str) -> dict[str, str]:
+    env = surroundings.container_env()
+    proxied = any(name.upper().endswith("_PROXY") and name.upper() != "NO_PROXY" for name in env)
+    if proxied:
+        near = ",".join(filter(None, (env.get("NO_PROXY") or env.get("no_proxy"), "localhost", "127.0.0.1", edge_host)))
+        env |= {"NO_PROXY": near, "no_proxy": near}
+    return env

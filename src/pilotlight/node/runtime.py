@@ -1,0 +1,143 @@
+"""Containers: started by an OCI runtime from layers, watched, ended, and cleaned up after.
+
+Owns one invariant: when a container's end is reported, its processes are gone and its output is complete; when the runtime is
+closed, or opened again after the agent died, nothing of it is left: no process, mount, namespace, cgroup, interface or rule. An end
+is noticed by the kernel's own event (a pidfd becomes readable), never by asking repeatedly.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import structlog
+
+from pilotlight.config import Settings
+from pilotlight.core import errors
+from pilotlight.core.containers import Bind, ContainerSpec, Exit, OnOutput
+from pilotlight.node import syscalls
+from pilotlight.node.container import Container
+from pilotlight.node.dns import Forwarder
+from pilotlight.node.output import OutputPipe
+from pilotlight.node.rootfs import IdMap
+from pilotlight.node.setup import Setup, Started
+
+__all__ = ["Bind", "Container", "ContainerSpec", "Exit", "OnOutput", "Runtime", "sweep"]
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+
+def sweep(settings: Settings) -> None:
+    """Kill and remove all that a platform's dead agent left on this machine. Blocks; safe where there is nothing, or to repeat."""
+    Setup(settings, IdMap()).close()
+
+
+class Runtime:
+    """All containers of one platform on this machine. Must run as root, one per platform."""
+
+    def __init__(self, settings: Settings, ids: IdMap | None = None) -> None:
+        self._setup = Setup(settings, ids or IdMap())
+        self._forwarder = Forwarder(self._setup.network.link_local)
+        self._containers: dict[str, Container] = {}
+        self._leaving: dict[str, asyncio.Task[None]] = {}  # ended and reported, being cleaned up
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._is_open = False
+
+    async def open(self) -> None:
+        """Sweep away what a former agent left, then make bridge, rules, groups and the DNS forwarder."""
+        syscalls.become_subreaper()  # a started container's first process is then our child, and its exit code ours to collect
+        try:
+            await asyncio.to_thread(self._setup.open)
+            await self._forwarder.open()
+        except BaseException:
+            await asyncio.to_thread(self._setup.close)
+            raise
+        self._is_open = True
+
+    async def start(self, spec: ContainerSpec, on_output: OnOutput) -> Container:
+        """Start a container; its program runs when this returns. Raises a PilotlightError that says why it couldn't."""
+        if not self._is_open:
+            raise errors.WrongState("The container runtime is not open.")
+        if spec.container_id in self._containers:
+            raise errors.AlreadyExists(f"Container {spec.container_id} is running already.")
+        if leaving := self._leaving.get(spec.container_id):
+            await asyncio.wait([leaving])
+        starting = self._own(self._start(spec, on_output))
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # Set-up is under way on a thread and can't be interrupted: let it finish, then undo it.
+            self._own(self._abandon(starting))
+            raise
+
+    async def close(self) -> None:
+        """Kill every container and remove everything. Safe to repeat."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        while self._containers or self._tasks:
+            await asyncio.gather(*(container.kill() for container in tuple(self._containers.values())))
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._forwarder.close()
+        await asyncio.to_thread(self._setup.close)
+
+    async def _start(self, spec: ContainerSpec, on_output: OnOutput) -> Container:
+        pipes = (OutputPipe(1, on_output), OutputPipe(2, on_output))
+        loop = asyncio.get_running_loop()
+        try:
+            started = await loop.run_in_executor(
+                self._setup.threads, self._setup.start, spec, pipes[0].write_end, pipes[1].write_end
+            )
+        except BaseException:
+            await asyncio.gather(*(pipe.drain() for pipe in pipes))
+            raise
+        container = Container(spec.container_id, started.pid, started.pidfd, started.setup_ms, pipes)
+        self._containers[spec.container_id] = container
+        for pipe in pipes:
+            pipe.close_write_end()
+        loop.add_reader(started.pidfd, self._on_exit, container, started, pipes)
+        return container
+
+    def _on_exit(self, container: Container, started: Started, pipes: tuple[OutputPipe, OutputPipe]) -> None:
+        asyncio.get_running_loop().remove_reader(started.pidfd)
+        self._own(self._finish(container, started, pipes))
+
+    async def _finish(self, container: Container, started: Started, pipes: tuple[OutputPipe, OutputPipe]) -> None:
+        code = _collect(started.pidfd)
+        await asyncio.gather(*(pipe.drain() for pipe in pipes))
+        usage = started.group.usage()
+        # A process that was shot for memory and not missed did not end the container.
+        oom_killed = usage.oom_kills > 0 and code != 0
+        if started.upper.durable:  # the caller takes it over: nothing of ours may be left beside it
+            await asyncio.to_thread(self._setup.clean_upper, started)
+        del self._containers[container.container_id]
+        self._leaving[started.container_id] = self._own(self._clean_up(started))
+        container.report(Exit(code, oom_killed, usage.peak_memory_bytes, usage.cpu_seconds))
+
+    async def _clean_up(self, started: Started) -> None:
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._setup.threads, self._setup.clean_up, started)
+        except (OSError, errors.PilotlightError) as error:
+            # The next open() sweeps; meanwhile it costs a directory or an address.
+            log.error("container.clean_up_failed", container=started.container_id, error=str(error))
+        finally:
+            del self._leaving[started.container_id]
+
+    async def _abandon(self, starting: "asyncio.Task[Container]") -> None:
+        with contextlib.suppress(errors.PilotlightError):
+            await (await starting).kill()
+
+    def _own(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _collect(pidfd: int) -> int:
+    """The exit code of a child that has ended, 128 + signal if one killed it."""
+    result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+    assert result is not None
+    return result.si_status if result.si_code == os.CLD_EXITED else 128 + result.si_status

@@ -1,0 +1,368 @@
+"""How a container is set up and taken down: ordered steps on a thread, each with an undo that is safe even if the step never ran.
+
+Owns one invariant: `start` either returns a running container or leaves nothing behind. The order: directories, cgroups, root file
+system, bundle, `create` (namespaces exist, the program does not run), network, `start`. Everything here blocks.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import select
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import structlog
+
+from pilotlight.config import Settings
+from pilotlight.core import errors
+from pilotlight.core.containers import ContainerSpec
+from pilotlight.node import bundle, cgroups, dns, syscalls
+from pilotlight.node.network import Network, Port
+from pilotlight.node.rootfs import IdMap, Stage, Upper
+from pilotlight.node.users import find_user
+
+log = structlog.get_logger()
+
+INIT_PATHS = tuple(
+    Path(path) for path in ("/usr/bin/catatonit", "/usr/libexec/catatonit/catatonit", "/usr/libexec/podman/catatonit")
+)
+KILL_TIMEOUT_S = 10.0
+SWEEP_ROUNDS = 5  # kill and look again: what forks while it is being killed
+_MOUNT_POINTS = ("proc", "sys", "dev", "etc")
+_OWN_FILES = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
+_STEP_IN = 'for group in $GROUPS_TO_JOIN; do echo 0 >"$group" || exit 1; done; unset GROUPS_TO_JOIN; exec "$@"'
+_SYSCTLS = {"net.ipv4.ping_group_range": "0 65535", "net.ipv4.ip_unprivileged_port_start": "0"}
+_IPV6_OFF = {"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"}
+
+
+@dataclass
+class Started:
+    """What belongs to one container, for as long as something of it is there."""
+
+    container_id: str
+    directory: Path
+    upper: Upper
+    group: cgroups.Group
+    port: Port | None = None
+    pid: int = 0
+    pidfd: int = -1
+    setup_ms: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Generator[None]:
+        """Time a step."""
+        begun = time.perf_counter()
+        yield
+        self.setup_ms[name] = (time.perf_counter() - begun) * 1000
+
+
+class Setup:
+    """Makes and unmakes containers of one platform."""
+
+    def __init__(self, settings: Settings, ids: IdMap) -> None:
+        self.network = Network(settings)
+        self._ids = ids
+        self._run_dir = settings.run_dir
+        self._containers_dir = settings.run_dir / "containers"
+        self._scratch_dir = settings.node_dir / "scratch"
+        self._stage = Stage(settings.run_dir / "stage", ids)
+        places = cgroups.find_places(Path("/proc/self/mountinfo").read_text(), Path("/proc/self/cgroup").read_text())
+        self._groups = cgroups.Groups(f"pilotlight-{settings.instance}", places)
+        self._runtime = settings.oci_runtime
+        self._runtime_dir = settings.run_dir / "oci"
+        self._init = Path()
+        self._sysctls: dict[str, str] = {}
+
+    @property
+    def threads(self) -> ThreadPoolExecutor:
+        """Where `start` and `clean_up` must be called."""
+        return self._stage.threads
+
+    def open(self) -> None:
+        """Sweep, then make what all containers share."""
+        self._init = _find_init()
+        if shutil.which(self._runtime) is None:
+            raise errors.PilotlightError(f"The OCI runtime {self._runtime} is missing. Install it: apt-get install {self._runtime}")
+        self.sweep()
+        for directory in (self._run_dir, self._containers_dir, self._run_dir / "stage"):
+            directory.mkdir(parents=True, exist_ok=True)
+            directory.chmod(0o711)  # the containers' root must be able to walk through, and to read nothing
+        self._scratch_dir.mkdir(parents=True, exist_ok=True)
+        if missing := self._groups.open():
+            log.warning("cgroups.controllers_missing", controllers=missing, effect="these limits are not kept")
+        self._stage.open()
+        self.network.open()
+        self._sysctls = dict(_SYSCTLS)
+        if Path("/proc/sys/net/ipv6").exists():
+            self._sysctls |= _IPV6_OFF
+
+    def close(self) -> None:
+        """Remove what all containers shared. Safe to repeat, and after an `open` that failed half-way."""
+        self._stage.close()
+        self.network.close()
+        self.sweep()
+        self._groups.close()
+        shutil.rmtree(self._run_dir / "stage", ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Kill and remove the containers of a former agent. Mounts need no sweeping: they went with its processes."""
+        for group in self._groups.leftovers():
+            for _ in range(SWEEP_ROUNDS):
+                if not (processes := group.processes()):
+                    break
+                _kill_and_wait(processes)
+            group.remove()
+        for directory in (self._containers_dir, self._runtime_dir, self._scratch_dir):
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def start(self, spec: ContainerSpec, stdout: int, stderr: int) -> Started:
+        """Set up and start; on one of `threads`. Raises a PilotlightError, with everything undone."""
+        started = self._prepare(spec)
+        try:
+            with started.step("directories"):
+                self._reserve(spec, started)
+            with started.step("cgroups"):
+                limits = cgroups.Limits(spec.milli_cpu, spec.milli_cpu_limit, spec.memory_limit_mib, spec.pids_limit)
+                started.group.create(limits)
+                self._groups.weigh(spec.container_id, spec.milli_cpu)
+            with started.step("create"), self._stage.private():
+                self._create(spec, started, stdout, stderr)
+            with started.step("network"):
+                self._connect(started)
+            with started.step("start"):
+                self._call_runtime(started, "start", started.container_id)
+        except BaseException as error:
+            self._undo(started)
+            if isinstance(error, OSError):
+                raise errors.PilotlightError(f"Container {spec.container_id} could not be set up: {error}.") from error
+            raise
+        return started
+
+    def clean_upper(self, started: Started) -> None:
+        """Remove the overlay's working directory beside the upper one."""
+        shutil.rmtree(started.upper.parent / started.upper.work, ignore_errors=True)
+
+    def clean_up(self, started: Started) -> None:
+        """Remove all that is left of a container that has ended; on one of `threads`."""
+        self._call_runtime(started, "delete", "--force", started.container_id, check=False)
+        self._remove(started)
+
+    def _undo(self, started: Started) -> None:
+        if started.pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(started.pidfd, signal.SIGKILL)
+            os.waitid(os.P_PIDFD, started.pidfd, os.WEXITED)
+            os.close(started.pidfd)
+        _kill_and_wait(started.group.processes())
+        self._call_runtime(started, "delete", "--force", started.container_id, check=False)
+        self._remove(started)
+
+    def _remove(self, started: Started) -> None:
+        if started.port is not None:
+            self.network.detach(started.port)
+        if not started.group.remove():
+            _kill_and_wait(started.group.processes())
+            started.group.remove()
+        self._groups.weigh(started.container_id, None)
+        shutil.rmtree(started.directory, ignore_errors=True)
+        self.clean_upper(started)
+        if not started.upper.durable:
+            shutil.rmtree(started.upper.parent, ignore_errors=True)
+
+    def _prepare(self, spec: ContainerSpec) -> Started:
+        if spec.upper is None:
+            upper = Upper(self._scratch_dir / spec.container_id, "upper", "work", durable=False)
+        else:
+            upper = Upper(spec.upper.parent, spec.upper.name, f".work-{spec.container_id}", durable=True)
+        container_id = spec.container_id
+        return Started(container_id, self._containers_dir / container_id, upper, self._groups.of(container_id))
+
+    def _reserve(self, spec: ContainerSpec, started: Started) -> None:
+        started.directory.mkdir(mode=0o711)
+        for name in (started.upper.name, started.upper.work):
+            (started.upper.parent / name).mkdir(parents=True, exist_ok=True)
+        if not spec.block_network:
+            started.port = self.network.take_port()
+        self._write_own_files(started)
+        _make_mount_points(started.directory / "points", spec)
+
+    def _write_own_files(self, started: Started) -> None:
+        resolver = dns.read_resolv_conf()
+        lines = [f"nameserver {self.network.link_local}"]
+        if resolver.search:
+            lines.append("search " + " ".join(resolver.search))
+        address = "127.0.1.1" if started.port is None else started.port.address
+        texts = {
+            "hosts": f"127.0.0.1\tlocalhost\n{address}\t{started.container_id}\n",
+            "hostname": f"{started.container_id}\n",
+            "resolv.conf": "\n".join(lines) + "\n",
+        }
+        for name, text in texts.items():
+            path = started.directory / name
+            path.write_text(text)
+            os.chown(path, self._ids.first, self._ids.first)
+
+    def _create(self, spec: ContainerSpec, started: Started, stdout: int, stderr: int) -> None:
+        with started.step("overlay"):
+            self._stage.mount_root((started.directory / "points", *spec.layers), started.upper)
+            user = find_user(spec.user, self._stage.root)
+            _require_program(spec, self._stage.root)
+        with started.step("bundle"):
+            binds = [bundle.BindMount(self._init, bundle.INIT_TARGET, True)]
+            binds += [bundle.BindMount(started.directory / Path(target).name, target, False) for target in _OWN_FILES]
+            for index, bind in enumerate(spec.binds):
+                binds.append(bundle.BindMount(self._stage.bind_source(bind.source, index), bind.target, bind.read_only))
+            wanted = bundle.Bundle(
+                hostname=spec.container_id,
+                root=self._stage.root,
+                args=spec.args,
+                env=spec.env,
+                cwd=spec.cwd,
+                user=user,
+                ids=self._ids,
+                binds=tuple(binds),
+                sysctls=self._sysctls,
+                open_files_hard=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+            )
+            fd = os.open(started.directory / "config.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "w") as file:  # holds the secrets of the environment
+                json.dump(bundle.config(wanted), file)
+        for pipe in (stdout, stderr):
+            os.fchown(pipe, self._ids.first + user.uid, self._ids.first + user.gid)  # so that /dev/stdout can be opened anew
+        with started.step("oci create"):
+            pid_file = started.directory / "pid"
+            arguments = ("--bundle", str(started.directory), "--pid-file", str(pid_file), started.container_id)
+            self._call_runtime(started, "create", *arguments, stdout=stdout, stderr=stderr, group=started.group)
+            started.pid = int(pid_file.read_text())
+            started.pidfd = os.pidfd_open(started.pid)  # it is our child: even if it has ended, the number is still its own
+
+    def _connect(self, started: Started) -> None:
+        namespace = os.open(f"/proc/{started.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if started.port is None:
+                self.network.attach_nothing(namespace)
+            else:
+                self.network.attach(started.port, namespace)
+        finally:
+            os.close(namespace)
+
+    def _call_runtime(
+        self,
+        started: Started,
+        *arguments: str,
+        stdout: int = subprocess.DEVNULL,
+        stderr: int = subprocess.DEVNULL,
+        group: cgroups.Group | None = None,
+        check: bool = True,
+    ) -> None:
+        log_path = started.directory / "oci.log"
+        command = [self._runtime, "--root", str(self._runtime_dir), "--log", str(log_path), "--log-format", "json"]
+        command += ["--cgroup-manager=disabled", *arguments] if Path(self._runtime).name == "crun" else arguments
+        environment = {"PATH": bundle.DEFAULT_PATH}
+        if group is not None:
+            # The shell steps into the groups and becomes the runtime: what it forks is inside from its first instruction on.
+            environment["GROUPS_TO_JOIN"] = " ".join(str(entrance) for entrance in group.entrances)
+            command = ["/bin/sh", "-c", _STEP_IN, "sh", *command]
+        # An empty pipe, not /dev/null: crun changes the owner of its stdin, and that would be the host's device.
+        stdin, nobody = os.pipe2(os.O_CLOEXEC)
+        os.close(nobody)
+        try:
+            result = subprocess.run(command, stdin=stdin, stdout=stdout, stderr=stderr, env=environment, check=False)
+        finally:
+            os.close(stdin)
+        if result.returncode and check:
+            raise errors.PilotlightError(
+                f"Container {started.container_id} could not be started: {_last_error(log_path) or 'no reason was given'} "
+                f"({self._runtime} {arguments[0]} ended with code {result.returncode}). `pilotlight doctor` tells what is missing.",
+                command=command,
+            )
+
+
+def _make_mount_points(directory: Path, spec: ContainerSpec) -> None:
+    """The lowest layer: what mounts go onto, so that the runtime need not create it in the upper directory."""
+    directory.mkdir(mode=0o755)
+    for name in _MOUNT_POINTS:
+        (directory / name).mkdir(mode=0o755)
+    targets = [(target, False) for target in (bundle.INIT_TARGET, *_OWN_FILES)]
+    targets += [(bind.target, bind.source.is_dir()) for bind in spec.binds]
+    for target, is_dir in targets:
+        # Joined lexically, and nothing but our own directories is below: no symlink of an image is followed.
+        point = directory / os.path.normpath("/" + target).lstrip("/")
+        point.parent.mkdir(parents=True, exist_ok=True)
+        if is_dir:
+            point.mkdir(exist_ok=True)
+        elif not point.exists():
+            point.touch()
+
+
+def _require_program(spec: ContainerSpec, root: Path) -> None:
+    """The init could only say that something was not found; here we still know what, and where it was sought."""
+    if not spec.args:
+        raise errors.InvalidInput(f"Container {spec.container_id} has no command to run.")
+    name = spec.args[0]
+    search = spec.env.get("PATH", bundle.DEFAULT_PATH).split(":")
+    cwd = PurePosixPath(spec.cwd or "/")
+    for candidate in [str(cwd / name)] if "/" in name else [str(cwd / entry / name) for entry in search]:
+        if any(candidate.startswith(bind.target) for bind in spec.binds):
+            return  # not there yet to be looked at
+        with contextlib.suppress(OSError):
+            os.close(syscalls.open_in_root(root, candidate))
+            return
+    where = "there is no such file" if "/" in name else f"it is in none of {':'.join(search)}"
+    raise errors.InvalidInput(
+        f"The image has no program {name!r}: {where}. Install it in the image, or set its PATH or entrypoint to where it is."
+    )
+
+
+def _find_init() -> Path:
+    for path in INIT_PATHS:
+        if path.exists():
+            return path
+    raise errors.PilotlightError("The init for containers is missing. Install it: apt-get install catatonit")
+
+
+def _last_error(log_path: Path) -> str:
+    """What the runtime's log says went wrong."""
+    try:
+        lines = log_path.read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return ""
+    for line in reversed(lines):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            return line
+        if isinstance(entry, dict) and entry.get("msg"):
+            return str(entry["msg"])
+    return ""
+
+
+def _kill_and_wait(processes: set[int]) -> None:
+    """SIGKILL to all, and wait until each is dead (a zombie counts as dead)."""
+    watched: dict[int, int] = {}
+    poll = select.poll()
+    try:
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                pidfd = os.pidfd_open(process)
+                watched[pidfd] = process
+                poll.register(pidfd, select.POLLIN)
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        waiting = set(watched)
+        deadline = time.monotonic() + KILL_TIMEOUT_S
+        while waiting and (left_s := deadline - time.monotonic()) > 0:
+            for pidfd, _ in poll.poll(left_s * 1000):
+                poll.unregister(pidfd)
+                waiting.discard(pidfd)
+        if waiting:
+            log.error("processes.survived", pids=sorted(watched[pidfd] for pidfd in waiting))
+    finally:
+        for pidfd in watched:
+            os.close(pidfd)
