@@ -1,0 +1,78 @@
+"""The edge as a process: uvicorn on sockets that it inherits, until SIGTERM.
+
+A restart drops no connection that still waits: the supervisor holds the listening sockets, and requests under way get `GRACE_S`.
+"""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Generator
+
+import structlog
+import uvicorn
+
+from pilotlight.config import Settings
+from pilotlight.edge.app import build
+from pilotlight.objects import Objects, load_or_create_key
+
+GRACE_S = 10
+BACKLOG = 2048  # connections that wait while the edge is being restarted
+SIGNING_KEY_FILE = "signing.key"
+
+log = structlog.get_logger()
+
+
+async def serve(settings: Settings, sockets: list[socket.socket], ready: Callable[[], None]) -> None:
+    """Serve HTTP on the given listening sockets; calls `ready` once it does, returns after SIGTERM or SIGINT."""
+    objects = Objects(settings.objects_dir)
+    try:
+        removed = await objects.remove_abandoned()
+        log.info("edge_starting", abandoned_uploads_removed=removed)
+        app = build(settings, objects, load_or_create_key(settings.keys_dir / SIGNING_KEY_FILE))
+        for listener in sockets:
+            if listener.family in (socket.AF_INET, socket.AF_INET6):
+                # asyncio does this only on sockets that it made itself; accepted ones inherit it.
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        config = uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            interface="asgi3",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_graceful_shutdown=GRACE_S,
+        )
+        await _Server(config, ready).serve(sockets)
+        log.info("edge_stopped")
+    finally:
+        objects.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that says when it serves, and for which a signal is a wish rather than something to die of afterwards."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def _stop(self) -> None:
+        self.should_exit = True
