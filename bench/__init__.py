@@ -1,0 +1,11 @@
+"""Measurements, always beside a ruler in the same run: figures of two days, or two machines, don't compare.
+
+    floor     the ruler: the stock client at both ends, and between them a server that does nothing but pass messages on
+    warm      calls and maps on a running platform, as ratios to the ruler
+    spawn     how many inputs are accepted, how steadily, and what they cost in memory
+    hello     where the time of a cached `modal run examples/hello.py` goes
+    run       all of these, one after the other (`make bench`)
+
+Each runs as `.venv/bin/python -m bench.NAME`, prints a table, and with --json one object on stdout. The interpreter is part of the
+result: an unoptimised build of Python is a third slower than Debian's.
+"""

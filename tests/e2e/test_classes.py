@@ -1,0 +1,16 @@
+"""Classes through the stock client, in real containers; `programs/classes.py` holds the checks.
+
+enter, exit, method (sync, async, generator) · parameter (str, int, bool, bytes, defaults) · a pool per parameter set ·
+with_options, with_concurrency, with_batching · an enter hook that fails. `Cls.from_name` is in test_functions.py.
+"""
+
+from collections.abc import Callable
+
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.mark.parametrize("client", ["newest", "oldest"])
+def test_classes(checks: Callable[..., None], client: str) -> None:
+    checks("classes", client=client)

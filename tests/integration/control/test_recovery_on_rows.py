@@ -1,0 +1,172 @@
+"""What becomes of inputs and containers when the server or a node was away."""
+
+from pathlib import Path
+
+import pytest
+from heart import ASYNC, MAP, FakeNode, Heart, Result, beat, put_item
+
+from pilotlight.control.calls import input_id_of
+from pilotlight.control.live import LiveTask
+from pilotlight.core.inputs import InputState
+from pilotlight.core.tasks import TaskState
+from pilotlight.wire import platform_pb2
+
+
+def kept(task: LiveTask, *inputs: tuple[str, int], ready: bool = True) -> platform_pb2.HeldTask:
+    held = [platform_pb2.HeldInput(input_id=input_id, attempt=attempt) for input_id, attempt in inputs]
+    return platform_pb2.HeldTask(task_id=task.task_id, inputs=held, ready=ready)
+
+
+def test_after_a_restart_a_node_keeps_what_it_holds_and_the_rest_is_queued(tmp_path: Path) -> None:
+    async def scenario(heart: Heart) -> None:
+        node = FakeNode(heart)
+        await node.connect()
+        function_id = await heart.define()
+        task = await node.ready(function_id)
+        held = await heart.call(function_id, key="held")
+        waiting = await heart.call(function_id, key="waiting")
+        await heart.restart()
+        pool = await heart.pool(function_id)
+        assert not pool.queue  # the node may still hold them
+        held_id, waiting_id = input_id_of(held.call_id, 0), input_id_of(waiting.call_id, 0)
+        assert await node.connect([kept(task, (held_id, 0))]) == []
+        assert [item.input_id for item in pool.queue] == [waiting_id]
+        [restored] = pool.tasks.values()
+        assert restored.state is TaskState.READY and list(restored.held) == [held_id]
+        await node.answer(restored, held_id)
+        assert len((await heart.outputs(held.call_id)).items) == 1
+        assert await node.next_delivered() == [[(waiting_id, 0)]]
+
+    beat(tmp_path, scenario)
+
+
+def test_a_container_that_nobody_knows_is_to_end(tmp_path: Path) -> None:
+    async def scenario(heart: Heart) -> None:
+        node = FakeNode(heart)
+        assert await node.connect([platform_pb2.HeldTask(task_id="ta-stranger")]) == ["ta-stranger"]
+
+    beat(tmp_path, scenario)
+
+
+def test_a_node_without_its_containers_gives_their_inputs_back_unharmed(tmp_path: Path) -> None:
+    async def scenario(heart: Heart) -> None:
+        node = FakeNode(heart)
+        await node.connect()
+        function_id = await heart.define()
+        await node.ready(function_id)
+        call = await heart.call(function_id)
+        await node.leave()
+        await node.connect([])  # its agent was started anew
+        [item] = call.unfinished.values()
+        assert item.state is InputState.QUEUED and item.deaths == 0 and list(call.pool.queue) == [item]
+        assert not call.pool.tasks
+
+    beat(tmp_path, scenario)
+
+
+def test_a_node_that_stays_away_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pilotlight.control.recovery.NODE_GRACE_S", 0.0)
+
+    async def scenario(heart: Heart) -> None:
+        node, other = FakeNode(heart), FakeNode(heart, "no-2")
+        await node.connect()
+        await other.connect()
+        function_id = await heart.define()
+        await node.ready(function_id)
+        call = await heart.call(function_id)
+        await node.leave()
+        rescue = await other.ready(function_id)
+        [[(input_id, _)]] = await other.next_delivered()
+        await other.answer(rescue, input_id)
+        assert len((await heart.outputs(call.call_id)).items) == 1
+
+    beat(tmp_path, scenario)
+
+
+def test_what_was_sent_to_a_broken_stream_is_sent_again(tmp_path: Path) -> None:
+    async def scenario(heart: Heart) -> None:
+        node = FakeNode(heart)
+        await node.connect()
+        function_id = await heart.define()
+        task = await node.ready(function_id)
+        call = await heart.call(function_id)
+        await node.leave()  # before the input had arrived
+        await node.connect([kept(task)])
+        assert node.delivered() == [[(input_id_of(call.call_id, 0), 0)]]
+
+    beat(tmp_path, scenario)
+
+
+def test_inputs_of_a_lost_container_reach_its_brother_on_the_node_that_is_back(tmp_path: Path) -> None:
+    """What is handed out while a node joins must not be sent to its old stream, or to none."""
+
+    async def scenario(heart: Heart) -> None:
+        node = FakeNode(heart)
+        await node.connect()
+        function_id = await heart.define()
+        lost = await node.ready(function_id)
+        call = await heart.call(function_id)
+        brother = await node.ready(function_id)
+        await node.leave()
+        await node.connect([kept(brother)])
+        assert lost.state is TaskState.FINISHED
+        assert node.delivered() == [[(input_id_of(call.call_id, 0), 0)]]
+
+    beat(tmp_path, scenario)
+
+
+def test_a_retry_that_waits_for_its_time_survives_a_restart(tmp_path: Path) -> None:
+    async def scenario(heart: Heart) -> None:
+        node = FakeNode(heart)
+        await node.connect()
+        function_id = await heart.define(retry_policy={"retries": 1, "initial_delay_ms": 60_000})
+        task = await node.ready(function_id)
+        call = await heart.call(function_id, invocation=ASYNC)
+        input_id = input_id_of(call.call_id, 0)
+        await node.answer(task, input_id, 0, Result.GENERIC_STATUS_FAILURE)
+        await heart.restart()
+        await node.connect()
+        task = await node.ready(function_id)
+        assert await node.next_delivered() == [[(input_id, 1)]]
+        await node.answer(task, input_id, 1)
+        assert [item.retry_count for item in (await heart.outputs(call.call_id)).items] == [1]
+
+    beat(tmp_path, scenario)
+
+
+def test_a_cancelled_call_is_over_after_a_restart(tmp_path: Path) -> None:
+    async def scenario(heart: Heart) -> None:
+        node = FakeNode(heart)
+        await node.connect()
+        function_id = await heart.define()
+        await node.ready(function_id)
+        call = await heart.call(function_id)
+        await heart.server.calls.cancel(call.call_id)  # its container has not answered yet
+        await heart.restart()
+        found = await heart.outputs(call.call_id)
+        assert found.unfinished == 0 and found.items[0].result.exception
+
+    beat(tmp_path, scenario)
+
+
+def test_a_map_goes_on_after_a_restart(tmp_path: Path) -> None:
+    async def scenario(heart: Heart) -> None:
+        node = FakeNode(heart)
+        await node.connect()
+        function_id = await heart.define(max_concurrent_inputs=10)
+        call = await heart.call(function_id, count=2, kind=MAP)
+        task = await node.ready(function_id)
+        [[(first, _), (second, _)]] = await node.next_delivered()
+        await node.answer(task, first)
+        await heart.restart()
+        await node.connect([kept(task, (second, 0))])
+        await heart.server.calls.put_inputs(call.call_id, [put_item(1), put_item(2)])
+        [[(third, _)]] = await node.next_delivered()
+        [task] = (await heart.pool(function_id)).tasks.values()
+        await node.answer(task, third)
+        await node.answer(task, second)
+        found = await heart.outputs(call.call_id)
+        assert [item.idx for item in found.items] == [0, 2, 1]
+        assert found.unfinished == 0
+
+    beat(tmp_path, scenario)
