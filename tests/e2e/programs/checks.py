@@ -61,3 +61,7 @@ def _run_one(check: Callable[[], None]) -> None:
 if __name__ == "__main__":
     program = importlib.import_module(sys.argv[1])
     run(program.app, vars(program), sys.argv[2:])
+    # All is said: client 1.1 can hang in the tear-down of its own event loop, after a map that was left early.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
