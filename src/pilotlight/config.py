@@ -45,6 +45,10 @@ def _absolute(path: str | Path) -> Path:
     return Path(path).expanduser().resolve()
 
 
+def _absolute_or_none(path: str | Path | None) -> Path | None:
+    return _absolute(path) if path else None
+
+
 class Settings(BaseSettings):
     """All that a process of the platform may know of its surroundings. Each field is documented in docs/settings.md."""
 
@@ -54,6 +58,13 @@ class Settings(BaseSettings):
     api: str = "127.0.0.1:9900"
     web: str = "127.0.0.1:9980"
     insecure: bool = False  # allow plain HTTP on other than loopback addresses
+    web_domain: str = "localhost"  # web functions live at <label>.<domain>
+    web_rate_limit: int = 200  # requests a second of one web function, in bursts of five seconds' worth; 0: no limit
+    web_workspace_rate_limit: int = 0  # of all web functions together; 0: no limit
+    web_redirect_after_s: float = 150.0  # a request without a response is sent to wait on by a redirect after this time
+    web_max_waiting: int = 2000  # requests of one function that may wait for a container
+    tls_cert: Annotated[Path | None, BeforeValidator(_absolute_or_none)] = None  # PEM chain: both addresses speak TLS then
+    tls_key: Annotated[Path | None, BeforeValidator(_absolute_or_none)] = None
     workspace: str = "main"
     log_level: str = "INFO"
     synchronous: str = "FULL"  # SQLite's pragma: FULL survives power loss, NORMAL survives only crashes of ours
@@ -131,6 +142,16 @@ class Settings(BaseSettings):
     def nodes_socket_path(self) -> Path:
         """The server's listener for the streams of node agents (mode 0600)."""
         return self.run_dir / "nodes.sock"
+
+    @property
+    def edges_socket_path(self) -> Path:
+        """The server's listener for the streams of edges (mode 0600)."""
+        return self.run_dir / "edges.sock"
+
+    @property
+    def web_socket_path(self) -> Path:
+        """The node agent's listener for web requests from the edge (mode 0600)."""
+        return self.run_dir / "web.sock"
 
     @property
     def gateway_dir(self) -> Path:

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from grpclib import GRPCError
+from grpclib import GRPCError, Status
 
 from pilotlight.control.overview import Overview
 from pilotlight.control.tokens import Tokens
@@ -52,3 +52,7 @@ class ControlService(platform_grpc.ControlBase):
         except errors.PilotlightError as error:
             raise GRPCError(status_of(error), str(error)) from error
         await stream.send_message(platform_pb2.TokenRevokeReply())
+
+    async def WebBind(self, stream: Any) -> None:
+        await stream.recv_message()
+        raise GRPCError(Status.UNIMPLEMENTED, "Web methods of classes with parameters are not built yet.")

@@ -34,6 +34,10 @@ class ControlBase(abc.ABC):
     async def Metrics(self, stream: 'grpclib.server.Stream[pilotlight.wire.platform_pb2.MetricsRequest, pilotlight.wire.platform_pb2.MetricsReply]') -> None:
         pass
 
+    @abc.abstractmethod
+    async def WebBind(self, stream: 'grpclib.server.Stream[pilotlight.wire.platform_pb2.WebBindRequest, pilotlight.wire.platform_pb2.WebBindReply]') -> None:
+        pass
+
     def __mapping__(self) -> typing.Dict[str, grpclib.const.Handler]:
         return {
             '/pilotlight.Control/Status': grpclib.const.Handler(
@@ -65,6 +69,12 @@ class ControlBase(abc.ABC):
                 grpclib.const.Cardinality.UNARY_UNARY,
                 pilotlight.wire.platform_pb2.MetricsRequest,
                 pilotlight.wire.platform_pb2.MetricsReply,
+            ),
+            '/pilotlight.Control/WebBind': grpclib.const.Handler(
+                self.WebBind,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                pilotlight.wire.platform_pb2.WebBindRequest,
+                pilotlight.wire.platform_pb2.WebBindReply,
             ),
         }
 
@@ -101,4 +111,10 @@ class ControlStub:
             '/pilotlight.Control/Metrics',
             pilotlight.wire.platform_pb2.MetricsRequest,
             pilotlight.wire.platform_pb2.MetricsReply,
+        )
+        self.WebBind = grpclib.client.UnaryUnaryMethod(
+            channel,
+            '/pilotlight.Control/WebBind',
+            pilotlight.wire.platform_pb2.WebBindRequest,
+            pilotlight.wire.platform_pb2.WebBindReply,
         )

@@ -9,6 +9,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -141,6 +142,7 @@ class NodeHello(_message.Message):
     EDGE_BASE_URL_FIELD_NUMBER: _builtins.int
     NODE_NAME_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
+    WEB_ADDRESS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     hostname: _builtins.str
     milli_cpu: _builtins.int
@@ -150,6 +152,8 @@ class NodeHello(_message.Message):
     node_name: _builtins.str
     token: _builtins.str
     """the secret that nodes share with their server, in hex"""
+    web_address: _builtins.str
+    """where the edge reaches this node's containers: "unix:/run/…/web.sock" """
     @_builtins.property
     def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldTask]:
         """containers that survived, with what they hold"""
@@ -168,10 +172,11 @@ class NodeHello(_message.Message):
         edge_base_url: _builtins.str = ...,
         node_name: _builtins.str = ...,
         token: _builtins.str = ...,
+        web_address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["edge_base_url", b"edge_base_url", "hostname", b"hostname", "labels", b"labels", "memory_mib", b"memory_mib", "milli_cpu", b"milli_cpu", "node_id", b"node_id", "node_name", b"node_name", "tasks", b"tasks", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["edge_base_url", b"edge_base_url", "hostname", b"hostname", "labels", b"labels", "memory_mib", b"memory_mib", "milli_cpu", b"milli_cpu", "node_id", b"node_id", "node_name", b"node_name", "tasks", b"tasks", "token", b"token", "web_address", b"web_address"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -184,8 +189,11 @@ class HeldTask(_message.Message):
     TASK_ID_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
     READY_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     ready: _builtins.bool
+    address: _builtins.str
+    """of its network interface"""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldInput]:
         """delivered to the gateway, no output yet acknowledged"""
@@ -196,10 +204,11 @@ class HeldTask(_message.Message):
         task_id: _builtins.str = ...,
         inputs: _abc.Iterable[Global___HeldInput] | None = ...,
         ready: _builtins.bool = ...,
+        address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "ready", b"ready", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "inputs", b"inputs", "ready", b"ready", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -251,21 +260,27 @@ Global___TaskStarted: _TypeAlias = TaskStarted  # noqa: Y015
 
 @_typing.final
 class TaskReady(_message.Message):
+    """It asked for its first input or, where it is a server of its own (modal.Server), its port answers."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TASK_ID_FIELD_NUMBER: _builtins.int
     AT_NS_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     at_ns: _builtins.int
+    address: _builtins.str
+    """of its network interface, for its ports: "10.128.0.7" """
     def __init__(
         self,
         *,
         task_id: _builtins.str = ...,
         at_ns: _builtins.int = ...,
+        address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ns", b"at_ns", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "at_ns", b"at_ns", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -857,6 +872,7 @@ class StartTask(_message.Message):
     GRACE_PERIOD_S_FIELD_NUMBER: _builtins.int
     FIRST_INPUTS_FIELD_NUMBER: _builtins.int
     SINGLE_USE_FIELD_NUMBER: _builtins.int
+    SERVER_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     arguments: _builtins.bytes
     """serialized modal.client.ContainerArguments"""
@@ -899,6 +915,10 @@ class StartTask(_message.Message):
 
     @_builtins.property
     def first_inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeliverInputs]: ...
+    @_builtins.property
+    def server(self) -> Global___ContainerServer:
+        """where it is a modal.Server: it takes no inputs, and its port is its readiness"""
+
     def __init__(
         self,
         *,
@@ -926,14 +946,41 @@ class StartTask(_message.Message):
         grace_period_s: _builtins.int = ...,
         first_inputs: _abc.Iterable[Global___DeliverInputs] | None = ...,
         single_use: _builtins.bool = ...,
+        server: Global___ContainerServer | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["image_config", b"image_config"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image_config", b"image_config", "server", b"server"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "batch_linger_ms", b"batch_linger_ms", "batch_max_size", b"batch_max_size", "block_network", b"block_network", "client_version", b"client_version", "environment_name", b"environment_name", "first_inputs", b"first_inputs", "grace_period_s", b"grace_period_s", "image_builder_version", b"image_builder_version", "image_config", b"image_config", "image_id", b"image_id", "input_timeout_s", b"input_timeout_s", "layers", b"layers", "max_concurrent_inputs", b"max_concurrent_inputs", "memory_limit_mib", b"memory_limit_mib", "memory_mib", b"memory_mib", "milli_cpu", b"milli_cpu", "milli_cpu_limit", b"milli_cpu_limit", "mount_client_dependencies", b"mount_client_dependencies", "mounts", b"mounts", "secrets", b"secrets", "single_use", b"single_use", "startup_timeout_s", b"startup_timeout_s", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "batch_linger_ms", b"batch_linger_ms", "batch_max_size", b"batch_max_size", "block_network", b"block_network", "client_version", b"client_version", "environment_name", b"environment_name", "first_inputs", b"first_inputs", "grace_period_s", b"grace_period_s", "image_builder_version", b"image_builder_version", "image_config", b"image_config", "image_id", b"image_id", "input_timeout_s", b"input_timeout_s", "layers", b"layers", "max_concurrent_inputs", b"max_concurrent_inputs", "memory_limit_mib", b"memory_limit_mib", "memory_mib", b"memory_mib", "milli_cpu", b"milli_cpu", "milli_cpu_limit", b"milli_cpu_limit", "mount_client_dependencies", b"mount_client_dependencies", "mounts", b"mounts", "secrets", b"secrets", "server", b"server", "single_use", b"single_use", "startup_timeout_s", b"startup_timeout_s", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StartTask: _TypeAlias = StartTask  # noqa: Y015
+
+@_typing.final
+class ContainerServer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PORT_FIELD_NUMBER: _builtins.int
+    STARTUP_TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    EXIT_GRACE_PERIOD_S_FIELD_NUMBER: _builtins.int
+    port: _builtins.int
+    startup_timeout_s: _builtins.int
+    exit_grace_period_s: _builtins.int
+    """after SIGTERM"""
+    def __init__(
+        self,
+        *,
+        port: _builtins.int = ...,
+        startup_timeout_s: _builtins.int = ...,
+        exit_grace_period_s: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exit_grace_period_s", b"exit_grace_period_s", "port", b"port", "startup_timeout_s", b"startup_timeout_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContainerServer: _TypeAlias = ContainerServer  # noqa: Y015
 
 @_typing.final
 class StopTask(_message.Message):
@@ -1332,6 +1379,711 @@ class StopBuild(_message.Message):
 Global___StopBuild: _TypeAlias = StopBuild  # noqa: Y015
 
 @_typing.final
+class FromEdge(_message.Message):
+    """---- server ↔ edge ----
+    One stream per edge, on the server's socket for edges (wire/frames.py). The first event is EdgeHello; the first command is EdgeWelcome,
+    and all routes, functions and proxy tokens follow it: what an edge knew before and is not told again has gone.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___EdgeEvent]: ...
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___EdgeEvent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FromEdge: _TypeAlias = FromEdge  # noqa: Y015
+
+@_typing.final
+class EdgeEvent(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HELLO_FIELD_NUMBER: _builtins.int
+    LOAD_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def hello(self) -> Global___EdgeHello: ...
+    @_builtins.property
+    def load(self) -> Global___WebLoad: ...
+    @_builtins.property
+    def requests(self) -> Global___WebRequests: ...
+    def __init__(
+        self,
+        *,
+        hello: Global___EdgeHello | None = ...,
+        load: Global___WebLoad | None = ...,
+        requests: Global___WebRequests | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "hello", b"hello", "load", b"load", "requests", b"requests"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "hello", b"hello", "load", b"load", "requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["hello", "load", "requests"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___EdgeEvent: _TypeAlias = EdgeEvent  # noqa: Y015
+
+@_typing.final
+class EdgeHello(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    LOADS_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """the secret that nodes share with their server, in hex"""
+    @_builtins.property
+    def loads(self) -> _containers.RepeatedCompositeFieldContainer[Global___WebLoad]: ...
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        loads: _abc.Iterable[Global___WebLoad] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["loads", b"loads", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EdgeHello: _TypeAlias = EdgeHello  # noqa: Y015
+
+@_typing.final
+class WebLoad(_message.Message):
+    """What requests of one function there are at the edge. Sent when it changes, several changes of a moment in one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class RunningEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    FUNCTION_ID_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    function_id: _builtins.str
+    waiting: _builtins.int
+    """for a container with room"""
+    @_builtins.property
+    def running(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """by task id; a task that is not named has none"""
+
+    def __init__(
+        self,
+        *,
+        function_id: _builtins.str = ...,
+        waiting: _builtins.int = ...,
+        running: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["function_id", b"function_id", "running", b"running", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WebLoad: _TypeAlias = WebLoad  # noqa: Y015
+
+@_typing.final
+class WebRequests(_message.Message):
+    """Requests that have ended, for the request lists of modal.Server and the books."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___WebRequest]: ...
+    def __init__(
+        self,
+        *,
+        requests: _abc.Iterable[Global___WebRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WebRequests: _TypeAlias = WebRequests  # noqa: Y015
+
+@_typing.final
+class WebRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FUNCTION_ID_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    BEGAN_AT_NS_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    WAITED_S_FIELD_NUMBER: _builtins.int
+    BYTES_IN_FIELD_NUMBER: _builtins.int
+    BYTES_OUT_FIELD_NUMBER: _builtins.int
+    function_id: _builtins.str
+    task_id: _builtins.str
+    call_id: _builtins.str
+    method: _builtins.str
+    path: _builtins.str
+    status: _builtins.int
+    began_at_ns: _builtins.int
+    seconds: _builtins.float
+    """to the last byte"""
+    waited_s: _builtins.float
+    """for a container"""
+    bytes_in: _builtins.int
+    bytes_out: _builtins.int
+    def __init__(
+        self,
+        *,
+        function_id: _builtins.str = ...,
+        task_id: _builtins.str = ...,
+        call_id: _builtins.str = ...,
+        method: _builtins.str = ...,
+        path: _builtins.str = ...,
+        status: _builtins.int = ...,
+        began_at_ns: _builtins.int = ...,
+        seconds: _builtins.float = ...,
+        waited_s: _builtins.float = ...,
+        bytes_in: _builtins.int = ...,
+        bytes_out: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["began_at_ns", b"began_at_ns", "bytes_in", b"bytes_in", "bytes_out", b"bytes_out", "call_id", b"call_id", "function_id", b"function_id", "method", b"method", "path", b"path", "seconds", b"seconds", "status", b"status", "task_id", b"task_id", "waited_s", b"waited_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WebRequest: _TypeAlias = WebRequest  # noqa: Y015
+
+@_typing.final
+class ToEdge(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMMANDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def commands(self) -> _containers.RepeatedCompositeFieldContainer[Global___EdgeCommand]: ...
+    def __init__(
+        self,
+        *,
+        commands: _abc.Iterable[Global___EdgeCommand] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commands", b"commands"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToEdge: _TypeAlias = ToEdge  # noqa: Y015
+
+@_typing.final
+class EdgeCommand(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WELCOME_FIELD_NUMBER: _builtins.int
+    SET_ROUTE_FIELD_NUMBER: _builtins.int
+    DROP_ROUTE_FIELD_NUMBER: _builtins.int
+    SET_FUNCTION_FIELD_NUMBER: _builtins.int
+    DROP_FUNCTION_FIELD_NUMBER: _builtins.int
+    FAIL_WAITING_FIELD_NUMBER: _builtins.int
+    PROXY_TOKENS_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def welcome(self) -> Global___EdgeWelcome: ...
+    @_builtins.property
+    def set_route(self) -> Global___WebRoute: ...
+    @_builtins.property
+    def drop_route(self) -> Global___DropRoute: ...
+    @_builtins.property
+    def set_function(self) -> Global___WebFunction:
+        """whole: takes the place of what was known of it"""
+
+    @_builtins.property
+    def drop_function(self) -> Global___DropFunction: ...
+    @_builtins.property
+    def fail_waiting(self) -> Global___FailWaiting: ...
+    @_builtins.property
+    def proxy_tokens(self) -> Global___ProxyTokens:
+        """whole"""
+
+    @_builtins.property
+    def refused(self) -> Global___Refused: ...
+    def __init__(
+        self,
+        *,
+        welcome: Global___EdgeWelcome | None = ...,
+        set_route: Global___WebRoute | None = ...,
+        drop_route: Global___DropRoute | None = ...,
+        set_function: Global___WebFunction | None = ...,
+        drop_function: Global___DropFunction | None = ...,
+        fail_waiting: Global___FailWaiting | None = ...,
+        proxy_tokens: Global___ProxyTokens | None = ...,
+        refused: Global___Refused | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "drop_function", b"drop_function", "drop_route", b"drop_route", "fail_waiting", b"fail_waiting", "proxy_tokens", b"proxy_tokens", "refused", b"refused", "set_function", b"set_function", "set_route", b"set_route", "welcome", b"welcome"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "drop_function", b"drop_function", "drop_route", b"drop_route", "fail_waiting", b"fail_waiting", "proxy_tokens", b"proxy_tokens", "refused", b"refused", "set_function", b"set_function", "set_route", b"set_route", "welcome", b"welcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["welcome", "set_route", "drop_route", "set_function", "drop_function", "fail_waiting", "proxy_tokens", "refused"]  # noqa: Y015
+    _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
+
+Global___EdgeCommand: _TypeAlias = EdgeCommand  # noqa: Y015
+
+@_typing.final
+class EdgeWelcome(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EdgeWelcome: _TypeAlias = EdgeWelcome  # noqa: Y015
+
+@_typing.final
+class WebRoute(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[WebRoute._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        ASGI: WebRoute._Kind.ValueType  # 0
+        """requests are inputs of the function (asgi_app, wsgi_app, fastapi_endpoint)"""
+        PORT: WebRoute._Kind.ValueType  # 1
+        """bytes go to a port of the container (web_server, modal.Server)"""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+    ASGI: WebRoute.Kind.ValueType  # 0
+    """requests are inputs of the function (asgi_app, wsgi_app, fastapi_endpoint)"""
+    PORT: WebRoute.Kind.ValueType  # 1
+    """bytes go to a port of the container (web_server, modal.Server)"""
+
+    LABEL_FIELD_NUMBER: _builtins.int
+    CUSTOM_DOMAINS_FIELD_NUMBER: _builtins.int
+    FUNCTION_ID_FIELD_NUMBER: _builtins.int
+    METHOD_NAME_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    REQUIRES_PROXY_AUTH_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_ID_FIELD_NUMBER: _builtins.int
+    APP_ID_FIELD_NUMBER: _builtins.int
+    TITLE_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    STOPPED_FIELD_NUMBER: _builtins.int
+    label: _builtins.str
+    """the first label of the host name, before the domain"""
+    function_id: _builtins.str
+    """whose containers serve it; of a class with parameters: the class's own, see `parameters`"""
+    method_name: _builtins.str
+    """of a class: which of its web methods"""
+    kind: Global___WebRoute.Kind.ValueType
+    port: _builtins.int
+    requires_proxy_auth: _builtins.bool
+    environment_id: _builtins.str
+    app_id: _builtins.str
+    title: _builtins.str
+    """"app.function", for people and metrics"""
+    stopped: _builtins.bool
+    """its app has stopped: the edge answers 404 and says so"""
+    @_builtins.property
+    def custom_domains(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def parameters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """names of class parameters that the query string may carry: asked of the server by WebBind"""
+
+    def __init__(
+        self,
+        *,
+        label: _builtins.str = ...,
+        custom_domains: _abc.Iterable[_builtins.str] | None = ...,
+        function_id: _builtins.str = ...,
+        method_name: _builtins.str = ...,
+        kind: Global___WebRoute.Kind.ValueType = ...,
+        port: _builtins.int = ...,
+        requires_proxy_auth: _builtins.bool = ...,
+        environment_id: _builtins.str = ...,
+        app_id: _builtins.str = ...,
+        title: _builtins.str = ...,
+        parameters: _abc.Iterable[_builtins.str] | None = ...,
+        stopped: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_id", b"app_id", "custom_domains", b"custom_domains", "environment_id", b"environment_id", "function_id", b"function_id", "kind", b"kind", "label", b"label", "method_name", b"method_name", "parameters", b"parameters", "port", b"port", "requires_proxy_auth", b"requires_proxy_auth", "stopped", b"stopped", "title", b"title"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WebRoute: _TypeAlias = WebRoute  # noqa: Y015
+
+@_typing.final
+class DropRoute(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LABEL_FIELD_NUMBER: _builtins.int
+    label: _builtins.str
+    def __init__(
+        self,
+        *,
+        label: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label", b"label"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropRoute: _TypeAlias = DropRoute  # noqa: Y015
+
+@_typing.final
+class WebFunction(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FUNCTION_ID_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
+    MAX_WAITING_FIELD_NUMBER: _builtins.int
+    function_id: _builtins.str
+    max_waiting: _builtins.int
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___WebTask]:
+        """that take requests now"""
+
+    def __init__(
+        self,
+        *,
+        function_id: _builtins.str = ...,
+        tasks: _abc.Iterable[Global___WebTask] | None = ...,
+        max_waiting: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["function_id", b"function_id", "max_waiting", b"max_waiting", "tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WebFunction: _TypeAlias = WebFunction  # noqa: Y015
+
+@_typing.final
+class WebTask(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    NODE_ADDRESS_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    node_address: _builtins.str
+    """NodeHello.web_address"""
+    address: _builtins.str
+    """TaskReady.address"""
+    slots: _builtins.int
+    """requests at a time"""
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        node_address: _builtins.str = ...,
+        address: _builtins.str = ...,
+        slots: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "node_address", b"node_address", "slots", b"slots", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WebTask: _TypeAlias = WebTask  # noqa: Y015
+
+@_typing.final
+class DropFunction(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FUNCTION_ID_FIELD_NUMBER: _builtins.int
+    function_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        function_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["function_id", b"function_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropFunction: _TypeAlias = DropFunction  # noqa: Y015
+
+@_typing.final
+class FailWaiting(_message.Message):
+    """Containers of this function can't start: those who wait for one are answered with this."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FUNCTION_ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    function_id: _builtins.str
+    status: _builtins.int
+    why: _builtins.str
+    def __init__(
+        self,
+        *,
+        function_id: _builtins.str = ...,
+        status: _builtins.int = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["function_id", b"function_id", "status", b"status", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FailWaiting: _TypeAlias = FailWaiting  # noqa: Y015
+
+@_typing.final
+class ProxyTokens(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProxyToken]: ...
+    def __init__(
+        self,
+        *,
+        tokens: _abc.Iterable[Global___ProxyToken] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProxyTokens: _TypeAlias = ProxyTokens  # noqa: Y015
+
+@_typing.final
+class ProxyToken(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_ID_FIELD_NUMBER: _builtins.int
+    SECRET_HASH_FIELD_NUMBER: _builtins.int
+    SCOPED_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_IDS_FIELD_NUMBER: _builtins.int
+    token_id: _builtins.str
+    secret_hash: _builtins.str
+    """SHA-256, hex"""
+    scoped: _builtins.bool
+    """valid in these environments only"""
+    @_builtins.property
+    def environment_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        token_id: _builtins.str = ...,
+        secret_hash: _builtins.str = ...,
+        scoped: _builtins.bool = ...,
+        environment_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment_ids", b"environment_ids", "scoped", b"scoped", "secret_hash", b"secret_hash", "token_id", b"token_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProxyToken: _TypeAlias = ProxyToken  # noqa: Y015
+
+@_typing.final
+class ToTask(_message.Message):
+    """---- edge ↔ node: web requests (wire/frames.py on NodeHello.web_address) ----
+    A connection carries one request at a time. The edge begins with WebOpen and ends with close; the node ends with ended or refused. When
+    both have ended the connection is free for the next.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPEN_FIELD_NUMBER: _builtins.int
+    DATA_IN_FIELD_NUMBER: _builtins.int
+    CLOSE_FIELD_NUMBER: _builtins.int
+    data_in: _builtins.bytes
+    """serialized modal.client.DataChunk, in order"""
+    close: _builtins.bool
+    """the request's last: no more data will come"""
+    @_builtins.property
+    def open(self) -> Global___WebOpen: ...
+    def __init__(
+        self,
+        *,
+        open: Global___WebOpen | None = ...,
+        data_in: _builtins.bytes = ...,
+        close: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "data_in", b"data_in", "message", b"message", "open", b"open"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "data_in", b"data_in", "message", b"message", "open", b"open"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["open", "data_in", "close"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___ToTask: _TypeAlias = ToTask  # noqa: Y015
+
+@_typing.final
+class WebOpen(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    INPUT_ID_FIELD_NUMBER: _builtins.int
+    ITEM_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    call_id: _builtins.str
+    input_id: _builtins.str
+    item: _builtins.bytes
+    """serialized modal.client.FunctionGetInputsItem"""
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        call_id: _builtins.str = ...,
+        input_id: _builtins.str = ...,
+        item: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "input_id", b"input_id", "item", b"item", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WebOpen: _TypeAlias = WebOpen  # noqa: Y015
+
+@_typing.final
+class FromTask(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFUSED_FIELD_NUMBER: _builtins.int
+    DATA_OUT_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    TAKEN_FIELD_NUMBER: _builtins.int
+    data_out: _builtins.bytes
+    """serialized modal.client.FunctionCallPutDataRequest"""
+    @_builtins.property
+    def refused(self) -> Global___WebRefused:
+        """never given to the container: may be sent to another"""
+
+    @_builtins.property
+    def ended(self) -> Global___WebEnded: ...
+    @_builtins.property
+    def taken(self) -> Global___WebTaken:
+        """handed out to the container: user code may run"""
+
+    def __init__(
+        self,
+        *,
+        refused: Global___WebRefused | None = ...,
+        data_out: _builtins.bytes = ...,
+        ended: Global___WebEnded | None = ...,
+        taken: Global___WebTaken | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data_out", b"data_out", "ended", b"ended", "message", b"message", "refused", b"refused", "taken", b"taken"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_out", b"data_out", "ended", b"ended", "message", b"message", "refused", b"refused", "taken", b"taken"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["refused", "data_out", "ended", "taken"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___FromTask: _TypeAlias = FromTask  # noqa: Y015
+
+@_typing.final
+class WebRefused(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WHY_FIELD_NUMBER: _builtins.int
+    why: _builtins.str
+    def __init__(
+        self,
+        *,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WebRefused: _TypeAlias = WebRefused  # noqa: Y015
+
+@_typing.final
+class WebTaken(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WebTaken: _TypeAlias = WebTaken  # noqa: Y015
+
+@_typing.final
+class WebEnded(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULT_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    result: _builtins.bytes
+    """serialized modal.client.GenericResult; empty where the container died"""
+    why: _builtins.str
+    """for people, where the container died"""
+    def __init__(
+        self,
+        *,
+        result: _builtins.bytes = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["result", b"result", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WebEnded: _TypeAlias = WebEnded  # noqa: Y015
+
+@_typing.final
 class StatusRequest(_message.Message):
     """---- control ----"""
 
@@ -1541,3 +2293,67 @@ class MetricsReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MetricsReply: _TypeAlias = MetricsReply  # noqa: Y015
+
+@_typing.final
+class WebBindRequest(_message.Message):
+    """A request of a parametrized class's web method: which function (parameter set) serves it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ParametersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    FUNCTION_ID_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    function_id: _builtins.str
+    @_builtins.property
+    def parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        function_id: _builtins.str = ...,
+        parameters: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["function_id", b"function_id", "parameters", b"parameters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WebBindRequest: _TypeAlias = WebBindRequest  # noqa: Y015
+
+@_typing.final
+class WebBindReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FUNCTION_ID_FIELD_NUMBER: _builtins.int
+    function_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        function_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["function_id", b"function_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WebBindReply: _TypeAlias = WebBindReply  # noqa: Y015
