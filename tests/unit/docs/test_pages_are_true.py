@@ -103,7 +103,7 @@ def test_every_setting_is_documented_with_its_default() -> None:
         assert variable == f"`PILOTLIGHT_{name.upper()}`"
         assert meaning
         if field.default_factory is None:
-            assert default == (f"`{field.default}`" if field.default != "" else "empty"), name
+            assert default == (f"`{field.default}`" if field.default not in ("", None) else "empty"), name
 
 
 def number_of(value: str) -> float:
