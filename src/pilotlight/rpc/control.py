@@ -56,3 +56,11 @@ class ControlService(platform_grpc.ControlBase):
     async def WebBind(self, stream: Any) -> None:
         await stream.recv_message()
         raise GRPCError(Status.UNIMPLEMENTED, "Web methods of classes with parameters are not built yet.")
+
+    async def RotateSecretsKey(self, stream: Any) -> None:
+        await stream.recv_message()
+        raise GRPCError(Status.UNIMPLEMENTED, "Rotating the key of secrets is not built yet.")
+
+    async def Collect(self, stream: Any) -> None:
+        await stream.recv_message()
+        raise GRPCError(Status.UNIMPLEMENTED, "Collecting garbage is not built yet.")

@@ -1,4 +1,4 @@
-"""Streams of our own messages between the server and its nodes: each message is its length (four bytes, network order) and bytes.
+"""Streams of our own messages between our processes: each message is its length (four bytes, network order) and bytes.
 
 Both ends are ours, so nothing of HTTP/2 is needed here, and it would cost more than all the rest of a message's way
 (docs/decisions/0009).
@@ -15,21 +15,33 @@ from typing import Generic, TypeVar, cast
 import structlog
 from google.protobuf.message import DecodeError, Message
 
+from pilotlight.wire.raw import field_header
+
 log = structlog.get_logger()
 
 Received = TypeVar("Received", bound=Message)
 
 MAX_FRAME_BYTES = 256 * 1024 * 1024
 UNREAD_BYTES = 32 * 1024 * 1024  # received and not yet taken: beyond it the other end has to wait
+WORTH_A_COPY_BYTES = 64 * 1024  # to be written in one piece
 _HEADER = struct.Struct("!I")
 
 
 class Frames(asyncio.Protocol, Generic[Received]):
-    """One end of a stream. `receive` gives messages of one type, `send` takes any."""
+    """One end of a stream. `receive` gives messages of one type, `send` takes any.
 
-    def __init__(self, received: type[Received], opened: Callable[["Frames[Received]"], None] | None = None) -> None:
+    `unread_bytes` may have come and wait for `receive`, besides what one read of the socket brings.
+    """
+
+    def __init__(
+        self,
+        received: type[Received],
+        opened: Callable[["Frames[Received]"], None] | None = None,
+        unread_bytes: int = UNREAD_BYTES,
+    ) -> None:
         self._type = received
         self._opened = opened
+        self._unread_limit = unread_bytes
         self._buffer = bytearray()
         self._messages: deque[tuple[Received, int]] = deque()
         self._unread_bytes = 0
@@ -49,7 +61,7 @@ class Frames(asyncio.Protocol, Generic[Received]):
             await self._waiter
         message, size = self._messages.popleft()
         self._unread_bytes -= size
-        if not self._reading and self._unread_bytes < UNREAD_BYTES // 2 and self._transport is not None:
+        if not self._reading and self._unread_bytes <= self._unread_limit // 2 and self._transport is not None:
             self._reading = True
             self._transport.resume_reading()
         return message
@@ -58,10 +70,26 @@ class Frames(asyncio.Protocol, Generic[Received]):
         """Send a message, waiting while the other end reads too slowly. Raises ConnectionResetError on a stream that has ended."""
         if not self._writable.is_set():
             await self._writable.wait()
+        self.write(message)
+
+    def write(self, message: Message) -> None:
+        """Send a small message at once, however slowly the other end reads. Raises ConnectionResetError as `send` does."""
+        self._write(message.SerializeToString(), b"")
+
+    async def send_field(self, number: int, value: bytes) -> None:
+        """`send` a message of which only this field is set, bytes or a serialized message: large ones are not copied."""
+        if not self._writable.is_set():
+            await self._writable.wait()
+        self._write(field_header(number, len(value)), value)
+
+    def _write(self, begin: bytes, rest: bytes) -> None:
         if self._transport is None or self._transport.is_closing():
             raise ConnectionResetError("the stream has ended")
-        data = message.SerializeToString()
-        self._transport.write(_HEADER.pack(len(data)) + data)
+        size = len(begin) + len(rest)
+        if size < WORTH_A_COPY_BYTES:
+            self._transport.write(_HEADER.pack(size) + begin + rest)
+        else:
+            self._transport.writelines((_HEADER.pack(size) + begin, rest) if rest else (_HEADER.pack(size), begin))
 
     def end(self) -> None:
         """Send nothing more; the other end reads what was sent, and then ends the stream."""
@@ -100,7 +128,7 @@ class Frames(asyncio.Protocol, Generic[Received]):
             self._unread_bytes += size
             taken = end
         del self._buffer[:taken]
-        if self._unread_bytes > UNREAD_BYTES and self._reading and self._transport is not None:
+        if self._unread_bytes > self._unread_limit and self._reading and self._transport is not None:
             self._reading = False
             self._transport.pause_reading()
         if self._messages:
@@ -128,24 +156,31 @@ class Frames(asyncio.Protocol, Generic[Received]):
             self._transport.abort()
 
 
-async def connect(path: Path, received: type[Received]) -> Frames[Received]:
+async def connect(path: Path, received: type[Received], unread_bytes: int = UNREAD_BYTES) -> Frames[Received]:
     """Open a stream to the listener at a unix socket. Raises OSError."""
-    _, frames = await asyncio.get_running_loop().create_unix_connection(lambda: Frames(received), str(path))
+    make = lambda: Frames(received, None, unread_bytes)  # noqa: E731 - a factory of a generic class
+    _, frames = await asyncio.get_running_loop().create_unix_connection(make, str(path))
     return frames
 
 
 class Listener(Generic[Received]):
     """Accepts streams on a unix socket, and serves each by a task of its own until it ends."""
 
-    def __init__(self, received: type[Received], serve: Callable[[Frames[Received]], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        received: type[Received],
+        serve: Callable[[Frames[Received]], Awaitable[None]],
+        unread_bytes: int = UNREAD_BYTES,
+    ) -> None:
         self._received = received
         self._serve = serve
+        self._unread_bytes = unread_bytes
         self._server: asyncio.Server | None = None
         self._streams: dict[asyncio.Task[None], Frames[Received]] = {}
 
     async def start(self, listening: socket.socket) -> None:
         """Accept on a socket that listens already."""
-        make = lambda: Frames(self._received, self._opened)  # noqa: E731 - a factory of a generic class
+        make = lambda: Frames(self._received, self._opened, self._unread_bytes)  # noqa: E731 - a factory of a generic class
         self._server = await asyncio.get_running_loop().create_unix_server(make, sock=listening)
 
     async def close(self) -> None:

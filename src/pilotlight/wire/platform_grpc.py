@@ -38,6 +38,14 @@ class ControlBase(abc.ABC):
     async def WebBind(self, stream: 'grpclib.server.Stream[pilotlight.wire.platform_pb2.WebBindRequest, pilotlight.wire.platform_pb2.WebBindReply]') -> None:
         pass
 
+    @abc.abstractmethod
+    async def RotateSecretsKey(self, stream: 'grpclib.server.Stream[pilotlight.wire.platform_pb2.RotateSecretsKeyRequest, pilotlight.wire.platform_pb2.RotateSecretsKeyReply]') -> None:
+        pass
+
+    @abc.abstractmethod
+    async def Collect(self, stream: 'grpclib.server.Stream[pilotlight.wire.platform_pb2.CollectRequest, pilotlight.wire.platform_pb2.CollectReply]') -> None:
+        pass
+
     def __mapping__(self) -> typing.Dict[str, grpclib.const.Handler]:
         return {
             '/pilotlight.Control/Status': grpclib.const.Handler(
@@ -75,6 +83,18 @@ class ControlBase(abc.ABC):
                 grpclib.const.Cardinality.UNARY_UNARY,
                 pilotlight.wire.platform_pb2.WebBindRequest,
                 pilotlight.wire.platform_pb2.WebBindReply,
+            ),
+            '/pilotlight.Control/RotateSecretsKey': grpclib.const.Handler(
+                self.RotateSecretsKey,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                pilotlight.wire.platform_pb2.RotateSecretsKeyRequest,
+                pilotlight.wire.platform_pb2.RotateSecretsKeyReply,
+            ),
+            '/pilotlight.Control/Collect': grpclib.const.Handler(
+                self.Collect,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                pilotlight.wire.platform_pb2.CollectRequest,
+                pilotlight.wire.platform_pb2.CollectReply,
             ),
         }
 
@@ -117,4 +137,16 @@ class ControlStub:
             '/pilotlight.Control/WebBind',
             pilotlight.wire.platform_pb2.WebBindRequest,
             pilotlight.wire.platform_pb2.WebBindReply,
+        )
+        self.RotateSecretsKey = grpclib.client.UnaryUnaryMethod(
+            channel,
+            '/pilotlight.Control/RotateSecretsKey',
+            pilotlight.wire.platform_pb2.RotateSecretsKeyRequest,
+            pilotlight.wire.platform_pb2.RotateSecretsKeyReply,
+        )
+        self.Collect = grpclib.client.UnaryUnaryMethod(
+            channel,
+            '/pilotlight.Control/Collect',
+            pilotlight.wire.platform_pb2.CollectRequest,
+            pilotlight.wire.platform_pb2.CollectReply,
         )

@@ -59,6 +59,7 @@ class NodeEvent(_message.Message):
     INPUT_TIMED_OUT_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
     INPUTS_RETURNED_FIELD_NUMBER: _builtins.int
+    LAYERS_COLLECTED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___NodeHello: ...
     @_builtins.property
@@ -83,6 +84,8 @@ class NodeEvent(_message.Message):
     def load(self) -> Global___NodeLoad: ...
     @_builtins.property
     def inputs_returned(self) -> Global___InputsReturned: ...
+    @_builtins.property
+    def layers_collected(self) -> Global___LayersCollected: ...
     def __init__(
         self,
         *,
@@ -98,12 +101,13 @@ class NodeEvent(_message.Message):
         input_timed_out: Global___InputTimedOut | None = ...,
         load: Global___NodeLoad | None = ...,
         inputs_returned: Global___InputsReturned | None = ...,
+        layers_collected: Global___LayersCollected | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["build_finished", b"build_finished", "build_progress", b"build_progress", "event", b"event", "hello", b"hello", "input_timed_out", b"input_timed_out", "inputs_returned", b"inputs_returned", "load", b"load", "logs", b"logs", "outputs", b"outputs", "task_exited", b"task_exited", "task_failure", b"task_failure", "task_ready", b"task_ready", "task_started", b"task_started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["build_finished", b"build_finished", "build_progress", b"build_progress", "event", b"event", "hello", b"hello", "input_timed_out", b"input_timed_out", "inputs_returned", b"inputs_returned", "layers_collected", b"layers_collected", "load", b"load", "logs", b"logs", "outputs", b"outputs", "task_exited", b"task_exited", "task_failure", b"task_failure", "task_ready", b"task_ready", "task_started", b"task_started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_finished", b"build_finished", "build_progress", b"build_progress", "event", b"event", "hello", b"hello", "input_timed_out", b"input_timed_out", "inputs_returned", b"inputs_returned", "load", b"load", "logs", b"logs", "outputs", b"outputs", "task_exited", b"task_exited", "task_failure", b"task_failure", "task_ready", b"task_ready", "task_started", b"task_started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_finished", b"build_finished", "build_progress", b"build_progress", "event", b"event", "hello", b"hello", "input_timed_out", b"input_timed_out", "inputs_returned", b"inputs_returned", "layers_collected", b"layers_collected", "load", b"load", "logs", b"logs", "outputs", b"outputs", "task_exited", b"task_exited", "task_failure", b"task_failure", "task_ready", b"task_ready", "task_started", b"task_started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["hello", "task_started", "task_ready", "task_exited", "outputs", "logs", "build_progress", "build_finished", "task_failure", "input_timed_out", "load", "inputs_returned"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["hello", "task_started", "task_ready", "task_exited", "outputs", "logs", "build_progress", "build_finished", "task_failure", "input_timed_out", "load", "inputs_returned", "layers_collected"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -440,6 +444,43 @@ class InputsReturned(_message.Message):
 Global___InputsReturned: _TypeAlias = InputsReturned  # noqa: Y015
 
 @_typing.final
+class LayersCollected(_message.Message):
+    """In answer to CollectLayers: what was removed, or would be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
+    REMOVED_BYTES_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
+    KEPT_BYTES_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    removed: _builtins.int
+    removed_bytes: _builtins.int
+    kept: _builtins.int
+    kept_bytes: _builtins.int
+    error: _builtins.str
+    """for people, where the node could not do it"""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        removed: _builtins.int = ...,
+        removed_bytes: _builtins.int = ...,
+        kept: _builtins.int = ...,
+        kept_bytes: _builtins.int = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "kept", b"kept", "kept_bytes", b"kept_bytes", "removed", b"removed", "removed_bytes", b"removed_bytes", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LayersCollected: _TypeAlias = LayersCollected  # noqa: Y015
+
+@_typing.final
 class LogBatch(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -642,6 +683,7 @@ class NodeCommand(_message.Message):
     DRAIN_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     RECALL_FIELD_NUMBER: _builtins.int
+    COLLECT_LAYERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -664,6 +706,8 @@ class NodeCommand(_message.Message):
     def refused(self) -> Global___Refused: ...
     @_builtins.property
     def recall(self) -> Global___RecallInputs: ...
+    @_builtins.property
+    def collect_layers(self) -> Global___CollectLayers: ...
     def __init__(
         self,
         *,
@@ -678,12 +722,13 @@ class NodeCommand(_message.Message):
         drain: Global___DrainTask | None = ...,
         refused: Global___Refused | None = ...,
         recall: Global___RecallInputs | None = ...,
+        collect_layers: Global___CollectLayers | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "command", b"command", "deliver", b"deliver", "drain", b"drain", "outputs_stored", b"outputs_stored", "recall", b"recall", "refused", b"refused", "start_build", b"start_build", "start_task", b"start_task", "stop_build", b"stop_build", "stop_task", b"stop_task", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "collect_layers", b"collect_layers", "command", b"command", "deliver", b"deliver", "drain", b"drain", "outputs_stored", b"outputs_stored", "recall", b"recall", "refused", b"refused", "start_build", b"start_build", "start_task", b"start_task", "stop_build", b"stop_build", "stop_task", b"stop_task", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "command", b"command", "deliver", b"deliver", "drain", b"drain", "outputs_stored", b"outputs_stored", "recall", b"recall", "refused", b"refused", "start_build", b"start_build", "start_task", b"start_task", "stop_build", b"stop_build", "stop_task", b"stop_task", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "collect_layers", b"collect_layers", "command", b"command", "deliver", b"deliver", "drain", b"drain", "outputs_stored", b"outputs_stored", "recall", b"recall", "refused", b"refused", "start_build", b"start_build", "start_task", b"start_task", "stop_build", b"stop_build", "stop_task", b"stop_task", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["welcome", "start_task", "stop_task", "deliver", "outputs_stored", "cancel", "start_build", "stop_build", "drain", "refused", "recall"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["welcome", "start_task", "stop_task", "deliver", "outputs_stored", "cancel", "start_build", "stop_build", "drain", "refused", "recall", "collect_layers"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -1152,6 +1197,40 @@ class RecallInputs(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecallInputs: _TypeAlias = RecallInputs  # noqa: Y015
+
+@_typing.final
+class CollectLayers(_message.Message):
+    """Layers of images that the server no longer knows. The node keeps those of its containers, of its base images, and fresh ones as well."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    WANTED_FIELD_NUMBER: _builtins.int
+    USED_BEFORE_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    used_before: _builtins.float
+    """only what nobody used since: seconds since the epoch"""
+    dry_run: _builtins.bool
+    @_builtins.property
+    def wanted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """layers of images that the server knows"""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        wanted: _abc.Iterable[_builtins.str] | None = ...,
+        used_before: _builtins.float = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "request_id", b"request_id", "used_before", b"used_before", "wanted", b"wanted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectLayers: _TypeAlias = CollectLayers  # noqa: Y015
 
 @_typing.final
 class StartBuild(_message.Message):
@@ -2357,3 +2436,120 @@ class WebBindReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WebBindReply: _TypeAlias = WebBindReply  # noqa: Y015
+
+@_typing.final
+class RotateSecretsKeyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateSecretsKeyRequest: _TypeAlias = RotateSecretsKeyRequest  # noqa: Y015
+
+@_typing.final
+class RotateSecretsKeyReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESEALED_FIELD_NUMBER: _builtins.int
+    UNREADABLE_FIELD_NUMBER: _builtins.int
+    MADE_KEY_FIELD_NUMBER: _builtins.int
+    resealed: _builtins.int
+    unreadable: _builtins.int
+    """sealed with a key that is lost"""
+    made_key: _builtins.bool
+    """false: the operator did, in a file of their own"""
+    def __init__(
+        self,
+        *,
+        resealed: _builtins.int = ...,
+        unreadable: _builtins.int = ...,
+        made_key: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["made_key", b"made_key", "resealed", b"resealed", "unreadable", b"unreadable"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateSecretsKeyReply: _TypeAlias = RotateSecretsKeyReply  # noqa: Y015
+
+@_typing.final
+class CollectRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    dry_run: _builtins.bool
+    def __init__(
+        self,
+        *,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectRequest: _TypeAlias = CollectRequest  # noqa: Y015
+
+@_typing.final
+class CollectReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KINDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedCompositeFieldContainer[Global___Collected]: ...
+    def __init__(
+        self,
+        *,
+        kinds: _abc.Iterable[Global___Collected] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kinds", b"kinds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectReply: _TypeAlias = CollectReply  # noqa: Y015
+
+@_typing.final
+class Collected(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
+    REMOVED_BYTES_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
+    KEPT_BYTES_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """"blobs", "layers" …"""
+    removed: _builtins.int
+    removed_bytes: _builtins.int
+    kept: _builtins.int
+    kept_bytes: _builtins.int
+    problem: _builtins.str
+    """for people: why this kind was not looked at"""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        removed: _builtins.int = ...,
+        removed_bytes: _builtins.int = ...,
+        kept: _builtins.int = ...,
+        kept_bytes: _builtins.int = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept", b"kept", "kept_bytes", b"kept_bytes", "kind", b"kind", "problem", b"problem", "removed", b"removed", "removed_bytes", b"removed_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Collected: _TypeAlias = Collected  # noqa: Y015

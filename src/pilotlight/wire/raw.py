@@ -36,7 +36,19 @@ class RawStatusDetails(StatusDetailsCodecBase):
 
 def length_delimited(field_number: int, value: bytes) -> bytes:
     """One field of a serialized message: a string, bytes or an embedded message."""
-    return _varint(field_number << 3 | 2) + _varint(len(value)) + value
+    return field_header(field_number, len(value)) + value
+
+
+def field_header(field_number: int, size: int) -> bytes:
+    """What stands before the `size` bytes of such a field."""
+    return _varint(field_number << 3 | 2) + _varint(size)
+
+
+def leading_string(data: bytes, field_number: int) -> str | None:
+    """The string that a serialized message begins with, if that is this field and its size fits in one byte; else None."""
+    if len(data) < 2 or data[0] != field_number << 3 | 2 or data[1] >= CONTINUED or len(data) < 2 + data[1]:
+        return None
+    return data[2 : 2 + data[1]].decode()
 
 
 def _varint(number: int) -> bytes:
