@@ -120,7 +120,8 @@ class Frames(asyncio.Protocol, Generic[Received]):
             if len(self._buffer) < end:
                 break
             try:
-                message = self._type.FromString(bytes(self._buffer[begin:end]))
+                with memoryview(self._buffer) as view:  # while there is one the buffer keeps its size
+                    message = self._type.FromString(view[begin:end])  # pyright: ignore[reportArgumentType] - any buffer will do
             except DecodeError as error:
                 self._fail(f"a frame that is no {self._type.DESCRIPTOR.name}: {error}")
                 return
