@@ -84,6 +84,10 @@ class SimulatedContainer:
         for pipe in self._pipes:
             pipe.hold(held)
 
+    def read_output(self) -> None:
+        for pipe in self._pipes:
+            pipe.read_now()
+
     def _on_exit(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
         os.close(self._pidfd)

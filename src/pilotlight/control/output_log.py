@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from modal_proto import api_pb2
 from sqlalchemy import Connection, Row
@@ -23,6 +23,16 @@ ID_GAP = 1_000_000  # after a restart: lines that were shown and never reached t
 RETENTION_S = 35 * 24 * 3600
 
 
+class Printed(NamedTuple):
+    """A line as a container printed it, and of which call and input it is, where that is known."""
+
+    file_descriptor: int
+    data: str
+    at: float
+    call_id: str = ""
+    input_id: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """One line, or a piece of one; or a change of a task's state (then `data` is empty and the line is not kept)."""
@@ -34,6 +44,8 @@ class Line:
     file_descriptor: int
     data: str
     at: float
+    call_id: str = ""
+    input_id: str = ""
     task_state: int = 0
 
 
@@ -44,6 +56,8 @@ class Filter:
     app_id: str
     function_id: str = ""
     task_id: str = ""
+    call_id: str = ""
+    input_id: str = ""
     file_descriptor: int = 0
     search: str = ""
 
@@ -52,6 +66,8 @@ class Filter:
             "app_id": self.app_id,
             "function_id": self.function_id,
             "task_id": self.task_id,
+            "call_id": self.call_id,
+            "input_id": self.input_id,
             "file_descriptor": self.file_descriptor,
         }
         return {name: value for name, value in named.items() if value}
@@ -61,6 +77,8 @@ class Filter:
             line.app_id == self.app_id
             and self.function_id in ("", line.function_id)
             and self.task_id in ("", line.task_id)
+            and self.call_id in ("", line.call_id)
+            and self.input_id in ("", line.input_id)
             and self.file_descriptor in (0, line.file_descriptor)
             and self.search in line.data
         )
@@ -80,21 +98,19 @@ class OutputLog:
         """Go on numbering beyond all that the last server may have shown."""
         self._last_id = await self._database.read(store.highest_id) + ID_GAP
 
-    def append(self, app_id: str, function_id: str, task_id: str, lines: Sequence[tuple[int, str, float]]) -> None:
-        """Take lines (file descriptor, text, time) of one task."""
+    def append(self, app_id: str, function_id: str, task_id: str, lines: Sequence[Printed]) -> None:
+        """Take lines of one task."""
         rows: list[dict[str, Any]] = []
-        for file_descriptor, data, at in lines:
+        for line in lines:
             self._last_id += 1
-            self._recent.append(Line(self._last_id, app_id, function_id, task_id, file_descriptor, data, at))
+            self._recent.append(Line(self._last_id, app_id, function_id, task_id, *line))
             rows.append(
                 {
                     "line_id": self._last_id,
                     "app_id": app_id,
                     "function_id": function_id,
                     "task_id": task_id,
-                    "file_descriptor": file_descriptor,
-                    "data": data,
-                    "at": at,
+                    **line._asdict(),
                 }
             )
         self._database.write(lambda connection: store.insert_lines(connection, rows))
@@ -102,12 +118,12 @@ class OutputLog:
 
     def say(self, app_id: str, function_id: str, task_id: str, text: str) -> None:
         """A line of the platform's own."""
-        self.append(app_id, function_id, task_id, [(api_pb2.FILE_DESCRIPTOR_INFO, text, self._now())])
+        self.append(app_id, function_id, task_id, [Printed(api_pb2.FILE_DESCRIPTOR_INFO, text, self._now())])
 
     def task_state(self, app_id: str, function_id: str, task_id: str, state: int) -> None:
         """Tell who follows that a task has changed its state (modal.client.TaskState)."""
         self._last_id += 1
-        self._recent.append(Line(self._last_id, app_id, function_id, task_id, 0, "", self._now(), state))
+        self._recent.append(Line(self._last_id, app_id, function_id, task_id, 0, "", self._now(), task_state=state))
         self.wake(app_id)
 
     def wake(self, app_id: str) -> None:
@@ -205,5 +221,7 @@ def _batches(lines: Sequence[Line]) -> list[api_pb2.TaskLogsBatch]:
             timestamp=line.at,
             timestamp_ns=int(line.at * 1e9),
             task_state=line.task_state,  # pyright: ignore[reportArgumentType]
+            function_call_id=line.call_id,
+            input_id=line.input_id,
         )
     return batches

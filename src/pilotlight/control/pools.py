@@ -202,7 +202,10 @@ class Pools:
         return item
 
     def _deliver(self, task: LiveTask, inputs: Sequence[LiveInput]) -> None:
-        leases = [platform_pb2.Lease(input_id=item.input_id, attempt=item.retry_count, item=_delivery(item)) for item in inputs]
+        leases = [
+            platform_pb2.Lease(input_id=item.input_id, attempt=item.retry_count, item=_delivery(item), call_id=item.call.call_id)
+            for item in inputs
+        ]
         deliver = platform_pb2.DeliverInputs(task_id=task.task_id, leases=leases)
         self._nodes.send(task.node_id, platform_pb2.NodeCommand(deliver=deliver))
 

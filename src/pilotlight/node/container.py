@@ -46,6 +46,11 @@ class Container:
         for pipe in self._pipes:
             pipe.hold(held)
 
+    def read_output(self) -> None:
+        """Hand on at once the whole lines that it has printed so far, unless they are held."""
+        for pipe in self._pipes:
+            pipe.read_now()
+
     def report(self, ended: Exit) -> None:
         """For the runtime: the container is over."""
         os.close(self._pidfd)

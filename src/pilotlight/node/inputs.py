@@ -26,6 +26,7 @@ class Running:
 
     attempt: int
     deadline: float
+    call_id: str
 
 
 class Inputs:
@@ -87,7 +88,7 @@ class Inputs:
         deadline = now + self._timeout_s
         for lease in batch:
             self._queued.pop(lease.input_id, None)
-            self._running[lease.input_id] = Running(lease.attempt, deadline)
+            self._running[lease.input_id] = Running(lease.attempt, deadline, lease.call_id)
 
     def hand_back(self, batch: Batch) -> None:
         """The container never got these after all."""
@@ -153,6 +154,12 @@ class Inputs:
     def busy(self) -> bool:
         """Whether the container works on something."""
         return bool(self._running)
+
+    def whose(self) -> tuple[str, str]:
+        """The call and the input that the container works on; each is empty where there are several, or none."""
+        calls = {running.call_id for running in self._running.values()}
+        call_id = next(iter(calls)) if len(calls) == 1 else ""
+        return call_id, next(iter(self._running)) if len(self._running) == 1 else ""
 
     @property
     def next_deadline(self) -> float | None:

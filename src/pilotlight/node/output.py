@@ -45,6 +45,7 @@ class OutputPipe:
         self._fd, self._on_output, self._lines = fd, on_output, LineSplitter()
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._held = False
         self._loop.add_reader(self._read, self._on_readable)
 
     def close_write_end(self) -> None:
@@ -57,10 +58,16 @@ class OutputPipe:
         """Read nothing for now, or read on. What is in the pipe stays there, and whoever writes more waits. Safe to repeat."""
         if self._read < 0 or self._ended.done():
             return
+        self._held = held
         if held:
             self._loop.remove_reader(self._read)
         else:
             self._loop.add_reader(self._read, self._on_readable)
+
+    def read_now(self) -> None:
+        """Hand on the whole lines that are in the pipe before the event loop sees them; nothing while it is held."""
+        if self._read >= 0 and not self._held and not self._ended.done():
+            self._on_readable()
 
     def _on_readable(self) -> None:
         try:

@@ -46,6 +46,10 @@ class RunningContainer(ContainerHandle, Protocol):
         """Leave what it prints in its pipes, so that it has to wait once they are full; or read on."""
         ...
 
+    def read_output(self) -> None:
+        """Hand on at once the whole lines that it has printed so far, unless they are held."""
+        ...
+
 
 class TaskRuntime(Protocol):
     """What starts containers."""
@@ -239,6 +243,7 @@ class Task:
             self._outbox.urgent(NodeEvent(task_ready=platform_pb2.TaskReady(task_id=self.task_id, at_ns=time.time_ns())))
         batch = await self._inputs.take()
         if batch is not None:
+            self._read_output()
             self._inputs.start(batch, self._loop.time())
             self._watch_deadline()
         elif not self._is_leaving:
@@ -291,6 +296,7 @@ class Task:
 
     def _answer(self, key: frozenset[tuple[str, int]], request: bytes) -> Answer:
         answer = self._answers.add(key, request)
+        self._read_output()
         self._inputs.answer(answer.input_ids)
         if self._inputs.has_more:
             self._outbox.soon(answer.event)  # the container has its next input already: its outputs may share a message
@@ -375,11 +381,22 @@ class Task:
 
     # ---- output ----
 
+    def _read_output(self) -> None:
+        """What was printed until now is of the inputs that run now: read it before they change."""
+        if self._container is not None:
+            self._container.read_output()
+
     def _on_output(self, fd: int, data: bytes, at_ns: int) -> None:
         self._tail.add(data)
+        call_id, input_id = self._inputs.whose()
         self._outbox.log(
             platform_pb2.LogLine(
-                task_id=self.task_id, file_descriptor=FILE_DESCRIPTORS[fd], data=data.decode(errors="replace"), at_ns=at_ns
+                task_id=self.task_id,
+                file_descriptor=FILE_DESCRIPTORS[fd],
+                data=data.decode(errors="replace"),
+                at_ns=at_ns,
+                call_id=call_id,
+                input_id=input_id,
             )
         )
 

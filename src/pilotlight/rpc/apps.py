@@ -176,6 +176,8 @@ class AppHandlers:
             app_id=request.app_id,
             function_id=request.parametrized_function_id or request.function_id,
             task_id=request.task_id,
+            call_id=request.function_call_id,
+            input_id=request.input_id,
             file_descriptor=request.file_descriptor,
             search=request.search_text,
         )
@@ -213,6 +215,7 @@ def _filter(request: api_pb2.AppFetchLogsRequest | api_pb2.AppCountLogsRequest) 
         app_id=request.app_id,
         function_id=request.parametrized_function_id or request.function_id,
         task_id=request.task_id,
+        call_id=request.function_call_id,
         file_descriptor=request.source,
         search=request.search_text,
     )

@@ -8,7 +8,7 @@ import structlog
 
 from pilotlight.control.images import Images
 from pilotlight.control.nodes import NodeSession
-from pilotlight.control.output_log import OutputLog
+from pilotlight.control.output_log import OutputLog, Printed
 from pilotlight.control.recovery import Recovery
 from pilotlight.control.tasks import Tasks
 from pilotlight.core import errors
@@ -116,9 +116,10 @@ class NodeService:
                 log.debug("node_event_ignored", kind=kind)
 
     def _logs(self, batch: platform_pb2.LogBatch) -> None:
-        by_task: dict[str, list[tuple[int, str, float]]] = {}
+        by_task: dict[str, list[Printed]] = {}
         for line in batch.lines:
-            by_task.setdefault(line.task_id, []).append((line.file_descriptor, line.data, line.at_ns / 1e9))
+            printed = Printed(line.file_descriptor, line.data, line.at_ns / 1e9, line.call_id, line.input_id)
+            by_task.setdefault(line.task_id, []).append(printed)
         for task_id, lines in by_task.items():
             if (task := self._tasks.get(task_id)) is not None:
                 function = task.pool.function

@@ -14,7 +14,10 @@ lines = Table(
     Column("file_descriptor", Integer, nullable=False),  # modal.client.FileDescriptor
     Column("data", String, nullable=False),
     Column("at", Float, nullable=False),
+    Column("call_id", String, nullable=False),  # empty where the container worked on several calls, or on none
+    Column("input_id", String, nullable=False),
     Index("lines_by_app", "app_id", "line_id"),
     Index("lines_by_task", "task_id", "line_id"),
+    Index("lines_by_call", "call_id", "line_id"),
     sqlite_autoincrement=True,
 )

@@ -508,12 +508,18 @@ class LogLine(_message.Message):
     FILE_DESCRIPTOR_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     AT_NS_FIELD_NUMBER: _builtins.int
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    INPUT_ID_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     file_descriptor: _builtins.int
     """modal.client.FileDescriptor"""
     data: _builtins.str
     """with its line end, if it had one"""
     at_ns: _builtins.int
+    call_id: _builtins.str
+    """whose it is, where all that the container worked on was of one call"""
+    input_id: _builtins.str
+    """where it worked on one input"""
     def __init__(
         self,
         *,
@@ -521,10 +527,12 @@ class LogLine(_message.Message):
         file_descriptor: _builtins.int = ...,
         data: _builtins.str = ...,
         at_ns: _builtins.int = ...,
+        call_id: _builtins.str = ...,
+        input_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ns", b"at_ns", "data", b"data", "file_descriptor", b"file_descriptor", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ns", b"at_ns", "call_id", b"call_id", "data", b"data", "file_descriptor", b"file_descriptor", "input_id", b"input_id", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1103,20 +1111,23 @@ class Lease(_message.Message):
     INPUT_ID_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     ITEM_FIELD_NUMBER: _builtins.int
+    CALL_ID_FIELD_NUMBER: _builtins.int
     input_id: _builtins.str
     attempt: _builtins.int
     item: _builtins.bytes
     """serialized modal.client.FunctionGetInputsItem"""
+    call_id: _builtins.str
     def __init__(
         self,
         *,
         input_id: _builtins.str = ...,
         attempt: _builtins.int = ...,
         item: _builtins.bytes = ...,
+        call_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "input_id", b"input_id", "item", b"item"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "call_id", b"call_id", "input_id", b"input_id", "item", b"item"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

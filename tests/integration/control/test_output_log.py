@@ -8,13 +8,13 @@ from heart import Heart, beat
 from modal_proto import api_pb2
 
 from pilotlight.control import output_log
-from pilotlight.control.output_log import ID_GAP, Filter, OutputLog, line_id_of
+from pilotlight.control.output_log import ID_GAP, Filter, OutputLog, Printed, line_id_of
 
 STDOUT, STDERR = 1, 2
 
 
 def print_lines(log: OutputLog, app_id: str, *texts: str, task_id: str = "ta-1", fd: int = STDOUT, at: float = 100.0) -> None:
-    log.append(app_id, "fu-1", task_id, [(fd, text, at) for text in texts])
+    log.append(app_id, "fu-1", task_id, [Printed(fd, text, at) for text in texts])
 
 
 async def read(log: OutputLog, chosen: Filter, after: int = 0) -> list[str]:
@@ -33,6 +33,11 @@ def test_a_reader_gets_what_it_asked_for_from_its_cursor_on(tmp_path: Path) -> N
         assert await read(log, Filter("ap-1", file_descriptor=STDOUT)) == ["one\n", "two\n"]
         assert await read(log, Filter("ap-1", search="t")) == ["two\n", "three\n"]
         assert await read(log, Filter("ap-1", function_id="fu-2")) == []
+        log.append("ap-1", "fu-1", "ta-1", [Printed(STDOUT, "of a call\n", 100.0, "fc-1", "in-1")])
+        assert (
+            await read(log, Filter("ap-1", call_id="fc-1")) == await read(log, Filter("ap-1", input_id="in-1")) == ["of a call\n"]
+        )
+        assert await read(log, Filter("ap-1", call_id="fc-2")) == []
 
     beat(tmp_path, scenario)
 
@@ -45,10 +50,15 @@ def test_memory_and_disk_tell_the_same(tmp_path: Path, monkeypatch: pytest.Monke
         texts = [f"{number}\n" for number in range(10)]
         print_lines(log, "ap-1", *texts)
         assert await read(log, Filter("ap-1"), after=ID_GAP + 3) == texts[3:]
+        log.append("ap-1", "fu-1", "ta-1", [Printed(STDOUT, "of a call\n", 100.0, "fc-1", "in-1")])
         await heart.restart()
         log = heart.server.output_log
         print_lines(log, "ap-1", "after the restart\n")
-        assert await read(log, Filter("ap-1")) == [*texts, "after the restart\n"]
+        assert await read(log, Filter("ap-1")) == [*texts, "of a call\n", "after the restart\n"]
+        batches = await log.fetch(Filter("ap-1", call_id="fc-1"), None, None, 0)
+        assert [(item.data, item.function_call_id, item.input_id) for batch in batches for item in batch.items] == [
+            ("of a call\n", "fc-1", "in-1")
+        ]
 
     beat(tmp_path, scenario)
 

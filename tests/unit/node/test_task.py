@@ -25,6 +25,7 @@ class Fakes:
     def __init__(self) -> None:
         self.signals: list[int] = []
         self.holds: list[bool] = []
+        self.unread: list[bytes] = []  # what it has printed and nobody has read yet
         self.preparing = asyncio.Event()
         self.may_prepare = asyncio.Event()
         self.may_prepare.set()
@@ -53,6 +54,11 @@ class Fakes:
 
     def hold_output(self, held: bool) -> None:
         self.holds.append(held)
+
+    def read_output(self) -> None:
+        unread, self.unread = self.unread, []
+        for text in unread:
+            self.print(1, text, 1)
 
     async def wait(self) -> Exit:
         return await self.exit
@@ -94,8 +100,8 @@ def run(scenario: Scenario, **fields: Any) -> platform_pb2.TaskExited:
     return asyncio.run(play())
 
 
-def lease(number: int) -> platform_pb2.Lease:
-    return platform_pb2.Lease(input_id=f"in-{number}", item=b"")
+def lease(number: int, call_id: str = "") -> platform_pb2.Lease:
+    return platform_pb2.Lease(input_id=f"in-{number}", item=b"", call_id=call_id)
 
 
 def outputs(*numbers: int) -> bytes:
@@ -285,6 +291,46 @@ def test_output_is_held_back_while_too_much_waits() -> None:
         while outbox.full:
             assert any(isinstance(event, NodeEvent) for event in outbox.take())
         assert fakes.holds == [True, False]
+        fakes.end(0)
+
+    run(scenario)
+
+
+def test_lines_are_of_the_input_that_ran_when_they_were_printed() -> None:
+    async def scenario(task: Task, fakes: Fakes, outbox: Outbox) -> None:
+        await begin(task, fakes)
+        fakes.print(1, b"importing\n", 1)
+        task.deliver([[lease(1, "fc-1")], [lease(2, "fc-1")], [lease(3, "fc-2")]])
+        fakes.unread = [b"still before the first\n"]
+        await task.take_inputs()
+        fakes.print(1, b"of the first\n", 1)
+        fakes.unread = [b"last words of the first\n"]
+        await task.put_outputs(outputs(1))
+        await task.take_inputs()
+        await task.take_inputs()
+        fakes.print(1, b"of two calls\n", 1)
+        lines = [line for batch in sent(outbox, "logs") for line in batch.lines]
+        assert [(line.data, line.call_id, line.input_id) for line in lines] == [
+            ("importing\n", "", ""),
+            ("still before the first\n", "", ""),
+            ("of the first\n", "fc-1", "in-1"),
+            ("last words of the first\n", "fc-1", "in-1"),
+            ("of two calls\n", "", ""),
+        ]
+        fakes.end(0)
+
+    run(scenario)
+
+
+def test_lines_of_several_inputs_of_one_call_are_of_the_call() -> None:
+    async def scenario(task: Task, fakes: Fakes, outbox: Outbox) -> None:
+        await begin(task, fakes)
+        task.deliver([[lease(1, "fc-1")], [lease(2, "fc-1")]])
+        await task.take_inputs()
+        await task.take_inputs()
+        fakes.print(2, b"either\n", 1)
+        lines = [line for batch in sent(outbox, "logs") for line in batch.lines]
+        assert [(line.call_id, line.input_id) for line in lines] == [("fc-1", "")]
         fakes.end(0)
 
     run(scenario)
