@@ -23,14 +23,16 @@ from pilotlight.control.overview import Overview
 from pilotlight.control.pools import Pools
 from pilotlight.control.queues import Queues
 from pilotlight.control.recovery import Recovery
+from pilotlight.control.schedules import Schedules
 from pilotlight.control.secrets import Secrets
 from pilotlight.control.tasks import Tasks
 from pilotlight.control.tokens import Tokens
 from pilotlight.loops import runner
 from pilotlight.loops.expire import ExpireLoop
 from pilotlight.loops.scale import ScaleLoop
+from pilotlight.loops.schedules import ScheduleLoop
 from pilotlight.objects import Objects
-from pilotlight.objects.keys import load_or_create_key
+from pilotlight.objects.keys import KeyFile, load_or_create_key
 from pilotlight.rpc.apps import AppHandlers
 from pilotlight.rpc.authentication import NodeAuthenticator, TokenAuthenticator
 from pilotlight.rpc.blobs import BlobHandlers
@@ -75,7 +77,9 @@ class Server:
         self.tokens = Tokens(database=database)
         self.blobs = Blobs(objects=objects, signing_key=self.signing_key, base_url=f"http://{settings.web}")
         self.mounts = Mounts(database=database, objects=objects)
-        self.secrets = Secrets(database=database, environments=self.environments, key=load_or_create_key(keys / "secrets.key"))
+        operators = settings.secrets_key_file
+        key_file = KeyFile(operators or keys / "secrets.key", is_operators=operators is not None)
+        self.secrets = Secrets(database=database, environments=self.environments, key_file=key_file)
         self.dicts = Dicts(database=database, environments=self.environments)
         self.queues = Queues(database=database, environments=self.environments)
         self.functions = Functions(database)
@@ -102,12 +106,20 @@ class Server:
             secrets=self.secrets,
             output_log=self.output_log,
         )
+        self.schedules = Schedules(database=database, apps=self.apps, calls=self.calls, output_log=self.output_log)
         self.recovery = Recovery(calls=self.calls, tasks=self.tasks, pools=self.pools, nodes=self.nodes, images=self.images)
         self.overview = Overview(
-            apps=self.apps, calls=self.calls, pools=self.pools, tasks=self.tasks, nodes=self.nodes, images=self.images
+            apps=self.apps,
+            calls=self.calls,
+            pools=self.pools,
+            tasks=self.tasks,
+            nodes=self.nodes,
+            images=self.images,
+            schedules=self.schedules,
         )
         self.apps.is_busy = self.calls.is_busy
         self.environments.before_delete.append(self.apps.stop_all_in)
+        self.apps.after_live.append(self.schedules.follow)
         self.apps.on_stop = self._app_stopped
         self.apps.on_change = self._app_changed
         self._listeners: list[GrpcServer] = []
@@ -122,11 +134,13 @@ class Server:
         create_missing(output_engine, output_tables.metadata)
         server = cls(settings, Database(engine), Database(output_engine))
         await server.environments.ensure_default()
+        await server.secrets.restore()
         await server.tokens.load()
         await server.tokens.ensure_first(settings.first_token_path)
         await server.output_log.restore()
         await server.apps.restore()
         await server.recovery.restore()
+        await server.schedules.restore()
         return server
 
     def handlers(self) -> Sequence[object]:
@@ -164,7 +178,7 @@ class Server:
             node_token=self.node_token,
             max_containers=self.settings.max_containers_per_node,
         )
-        listeners = [GrpcServer([public]), GrpcServer([for_tasks, ControlService(self.overview, self.tokens)])]
+        listeners = [GrpcServer([public]), GrpcServer([for_tasks, ControlService(self.overview, self.tokens, self.secrets)])]
         for listener, listening in zip(listeners, (api, inner), strict=True):
             await listener.start(sock=listening, backlog=BACKLOG)
         self._listeners = listeners
@@ -187,7 +201,8 @@ class Server:
             },
             now=time.time,
         )
-        return [runner.run(scale, chance), runner.run(expire, chance)]
+        schedules = ScheduleLoop(self.schedules)
+        return [runner.run(loop, chance) for loop in (scale, expire, schedules)]
 
     async def close(self) -> None:
         """Stop serving, then finish what was being written."""
@@ -203,6 +218,7 @@ class Server:
         await self.database.close()
 
     async def _app_stopped(self, app: AppRecord, reason: str) -> None:
+        await self.schedules.stop(app.app_id)
         for pool in self.pools.of_app(app.app_id):
             pool.closed = True
             await self.calls.end_pool(pool, f"App {app.title!r} was stopped: {reason}.")

@@ -2,6 +2,9 @@
 
 import asyncio
 import os
+import queue
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from platform_in_process import Platform
 
 app = modal.App("functions")
 LARGE = 3 << 20
+DEADLINE_S = 30
 
 
 @app.function(serialized=True)
@@ -210,3 +214,27 @@ def test_what_is_not_built_is_refused_by_name(client: modal.Client) -> None:
     refused.function(serialized=True, gpu="H100", name="gpu")(lambda: None)
     with pytest.raises(modal.exception.Error, match="GPUs"):
         refused.deploy(client=client)
+
+
+def test_a_deployed_schedule_fires_by_itself_until_the_app_stops(client: modal.Client) -> None:
+    scheduled, ticks = modal.App("ticking"), modal.Queue.from_name("ticks", create_if_missing=True).hydrate(client)
+
+    def tick() -> None:
+        import modal
+
+        modal.Queue.from_name("ticks").put("tick")
+
+    scheduled.function(serialized=True, schedule=modal.Period(seconds=1))(tick)
+    scheduled.deploy(client=client)
+    assert ticks.get_many(2, timeout=DEADLINE_S)
+    subprocess.run([sys.executable, "-m", "modal", "app", "stop", "ticking", "--yes"], check=True, capture_output=True)
+    ticks.clear()
+    with pytest.raises(queue.Empty):
+        ticks.get(timeout=2.5)
+
+
+def test_a_schedule_that_can_not_be_followed_is_refused(client: modal.Client) -> None:
+    odd = modal.App("odd")
+    odd.function(serialized=True, name="nightly", schedule=modal.Cron("0 25 * * *"))(lambda: None)
+    with pytest.raises(modal.exception.InvalidError, match="nightly.*25"):
+        odd.deploy(client=client)

@@ -57,6 +57,18 @@ TABLES: tuple[tuple[str, str, Mapping[str, str]], ...] = (
         },
     ),
     ("Waiting", "waiting", {"Function": "function", "App": "app_name", "Inputs": "inputs", "Why": "why"}),
+    (
+        "Schedules",
+        "schedules",
+        {
+            "Function": "function",
+            "App": "app_name",
+            "Schedule": "schedule",
+            "Next": "next_at",
+            "Last": "last_at",
+            "Missed": "missed",
+        },
+    ),
     ("Image builds", "builds", {"Image": "image_id", "State": "state", "Step": "step"}),
 )
 

@@ -82,6 +82,7 @@ class Apps:
         self.is_busy: Callable[[str], bool] = lambda app_id: False  # whether an app has work to do
         self.on_stop: Callable[[AppRecord, str], Awaitable[None]] | None = None
         self.on_change: Callable[[AppRecord, Sequence[str]], None] | None = None
+        self.after_live: list[Callable[[AppRecord], Awaitable[None]]] = []  # what follows from what an app consists of now
 
     async def restore(self) -> None:
         """Read the live apps after a start; ephemeral ones get a fresh time-out, since nobody could reach us meanwhile."""
@@ -251,6 +252,8 @@ class Apps:
         changed = [function.function_id for function, before in await self._functions.refresh(record.app_id) if before]
         if self.on_change is not None:
             self.on_change(record, changed)
+        for follow in self.after_live:
+            await follow(record)
         log.info("app_published", app_id=record.app_id, name=name, version=version, functions=len(function_ids))
         return Publication(at, version, changed)
 

@@ -7,6 +7,7 @@ functions (parameters of a class, options) follow the live definition of the fun
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from modal_proto import api_pb2
@@ -14,6 +15,7 @@ from sqlalchemy import Connection, Row
 
 from pilotlight.core import errors, ids
 from pilotlight.core.retries import RetryPolicy
+from pilotlight.core.schedules import Cron, Period, Schedule, check
 from pilotlight.store import functions as store
 from pilotlight.store.database import Database
 
@@ -118,6 +120,36 @@ def schedule_of(request: api_pb2.FunctionCreateRequest, function: api_pb2.Functi
     return function.schedule if function.HasField("schedule") else None
 
 
+def schedule_from(message: bytes) -> Schedule | None:
+    """A schedule from its protocol form; None for an empty one."""
+    schedule = api_pb2.Schedule.FromString(message)
+    match schedule.WhichOneof("schedule_oneof"):
+        case "cron":
+            return Cron(schedule.cron.cron_string, schedule.cron.timezone or "UTC")
+        case "period":
+            period = schedule.period
+            rest = timedelta(
+                weeks=period.weeks, days=period.days, hours=period.hours, minutes=period.minutes, seconds=period.seconds
+            )
+            return Period(period.years * 12 + period.months, rest)
+        case _:
+            return None
+
+
+def check_schedule(function: api_pb2.Function, message: api_pb2.Schedule | None) -> None:
+    """Raise InvalidInput for a schedule that can't be followed, or on a function that needs arguments."""
+    schedule = schedule_from(message.SerializeToString()) if message is not None else None
+    if schedule is None:
+        return
+    check(schedule, function.function_name)
+    needed = [argument.name for argument in function.function_schema.arguments if not argument.has_default]
+    if needed:
+        raise errors.InvalidInput(
+            f"Function {function.function_name!r} has a schedule, so it must be callable without arguments; "
+            f"it needs {', '.join(needed)}. Give them defaults, or take the schedule away."
+        )
+
+
 _OPTION_FIELDS = {
     "concurrency_limit": "concurrency_limit",
     "timeout_secs": "timeout_secs",
@@ -157,7 +189,7 @@ def with_options(function: api_pb2.Function, options: api_pb2.FunctionOptions) -
     return changed
 
 
-def refuse_unbuilt(function: api_pb2.Function, schedule: api_pb2.Schedule | None) -> None:
+def refuse_unbuilt(function: api_pb2.Function) -> None:
     """Raise NotBuilt for what a definition asks for and this platform does not have yet."""
     lacking = {
         "web functions (fastapi_endpoint, asgi_app, wsgi_app, web_server)": function.webhook_config.type != 0
@@ -169,7 +201,6 @@ def refuse_unbuilt(function: api_pb2.Function, schedule: api_pb2.Schedule | None
         "bucket mounts": bool(function.cloud_bucket_mounts or function.s3_mounts),
         "proxies": bool(function.proxy_id),
         "clusters (@clustered)": bool(function._experimental_group_size),  # pyright: ignore[reportPrivateUsage]
-        "schedules": schedule is not None and schedule.WhichOneof("schedule_oneof") is not None,
         "building an image by running a function (Image.run_function)": function.is_builder_function,
     }
     for feature, asked in lacking.items():
@@ -223,7 +254,8 @@ class Functions:
         """
         function = highest_ranked(request)
         schedule = schedule_of(request, function)
-        refuse_unbuilt(function, None if for_run else schedule)
+        refuse_unbuilt(function)
+        check_schedule(function, None if for_run else schedule)
         function_id = request.existing_function_id or ids.derived(ids.FUNCTION, request.app_id, function.function_name, key)
         definition_id = ids.derived("de", function_id, key)
         handle = handle_of(function_id, request.app_id, function, definition_id)

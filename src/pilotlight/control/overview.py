@@ -1,5 +1,6 @@
 """What the platform is doing, in one document and in numbers."""
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
@@ -17,6 +18,7 @@ from pilotlight.control.calls import Calls
 from pilotlight.control.images import Images
 from pilotlight.control.nodes import Nodes
 from pilotlight.control.pools import Pools
+from pilotlight.control.schedules import Schedules
 from pilotlight.control.tasks import Tasks
 from pilotlight.core.tasks import TaskState
 
@@ -33,6 +35,7 @@ class Overview(Collector):
         tasks: Tasks,
         nodes: Nodes,
         images: Images,
+        schedules: Schedules,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._apps = apps
@@ -41,6 +44,7 @@ class Overview(Collector):
         self._tasks = tasks
         self._nodes = nodes
         self._images = images
+        self._schedules = schedules
         self._now = now
         self._started_at = now()
         self._registry = CollectorRegistry(auto_describe=False)
@@ -104,6 +108,19 @@ class Overview(Collector):
                 for pool in self._pools
                 if pool.queue
             ],
+            "schedules": [
+                {
+                    "function": scheduled.tag,
+                    "app": scheduled.app_id,
+                    "app_name": self._apps.title(scheduled.app_id),
+                    "schedule": str(scheduled.schedule),
+                    "next_at": scheduled.next_due if math.isfinite(scheduled.next_due) else None,
+                    "last_at": scheduled.last_due,
+                    "last_call_id": scheduled.last_call_id,
+                    "missed": scheduled.missed,
+                }
+                for scheduled in self._schedules.all()
+            ],
             "builds": [{"image_id": build.image_id, "state": "building", "step": build.step} for build in self._images.builds],
         }
 
@@ -141,6 +158,12 @@ class Overview(Collector):
         for pool in self._pools:
             waiting.add_metric([pool.function.app_id, pool.function.tag], len(pool.queue))
         yield waiting
+        yield CounterMetricFamily(
+            "pilotlight_schedules_fired", "Calls that schedules made since the start", value=self._schedules.fired_total
+        )
+        yield CounterMetricFamily(
+            "pilotlight_schedules_missed", "Due times that passed while the platform was down", value=self._schedules.missed_total
+        )
         yield CounterMetricFamily(
             "pilotlight_task_seconds", "Seconds of containers that have ended", value=self._tasks.seconds_total
         )

@@ -90,6 +90,21 @@ definitions = Table(
     Index("definitions_by_function", "function_id"),
 )
 
+schedules = Table(
+    "schedules",  # of the functions of deployed apps
+    metadata,
+    Column("function_id", String, primary_key=True),
+    Column("app_id", String, nullable=False),
+    Column("tag", String, nullable=False),
+    Column("definition_id", String, nullable=False),
+    Column("schedule", LargeBinary, nullable=False),  # modal.client.Schedule
+    Column("next_due", Float),  # None: there is no further time
+    Column("missed", Integer, nullable=False),  # due times that passed while the platform was down
+    Column("last_due", Float),
+    Column("last_call_id", String),
+    Index("schedules_by_app", "app_id"),
+)
+
 classes = Table(
     "classes",
     metadata,
@@ -256,6 +271,41 @@ data_chunks = Table(
     Column("call_id", String, primary_key=True),
     Column("chunk_index", Integer, primary_key=True),
     Column("chunk", LargeBinary, nullable=False),  # modal.client.DataChunk
+)
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("webhook_id", String, primary_key=True),
+    Column("environment_id", String, nullable=False),
+    Column("app", String, nullable=False),  # name: it outlives deployments
+    Column("function", String, nullable=False),  # "fn", "Cls", "Cls.method"; empty: all of the app
+    Column("url", String, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),  # AES-GCM over the secret that signs
+    Column("created_at", Float, nullable=False),
+    Column("gone_at", Float),  # its receiver answered 410: nothing is sent there any more
+)
+
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    Column("delivery_id", String, primary_key=True),
+    Column("webhook_id", String, nullable=False),
+    Column("call_id", String, nullable=False),
+    Column("state", String, nullable=False),  # core.webhooks.DeliveryState
+    Column("event", String),  # core.webhooks.CallEnd; None until the body is written
+    Column("body", LargeBinary),  # None: nothing was sent yet, and a call that goes on takes the delivery back
+    Column("attempts", Integer, nullable=False),  # all that were ever made
+    Column("tries", Integer, nullable=False),  # of these, since the delivery was last asked for
+    Column("created_at", Float, nullable=False),
+    Column("due_at", Float, nullable=False),
+    Column("give_up_at", Float, nullable=False),
+    Column("finished_at", Float),  # delivered, or given up
+    Column("status", Integer),  # HTTP, of the last attempt; 0: no answer
+    Column("problem", String),  # of the last attempt
+    Index("webhook_deliveries_due", "state", "due_at"),
+    Index("webhook_deliveries_by_call", "call_id"),
+    Index("webhook_deliveries_by_age", "created_at"),
 )
 
 tasks = Table(

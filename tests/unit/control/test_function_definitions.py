@@ -83,13 +83,7 @@ def test_retries_come_in_milliseconds() -> None:
 )
 def test_what_is_not_built_is_named(function: api_pb2.Function, feature: str) -> None:
     with pytest.raises(errors.NotBuilt, match=feature.replace(".", r"\.")):
-        refuse_unbuilt(function, None)
-
-
-def test_a_schedule_is_refused_and_an_empty_one_is_not() -> None:
-    refuse_unbuilt(api_pb2.Function(), api_pb2.Schedule())
-    with pytest.raises(errors.NotBuilt, match="schedules"):
-        refuse_unbuilt(api_pb2.Function(), api_pb2.Schedule(period={"minutes": 5}))
+        refuse_unbuilt(function)
 
 
 def test_a_schedule_is_found_beside_the_definition_and_in_it() -> None:

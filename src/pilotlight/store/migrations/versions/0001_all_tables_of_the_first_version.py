@@ -257,6 +257,22 @@ def upgrade() -> None:
         batch_op.create_index("secrets_by_name", ["environment_id", "name"], unique=True)
 
     op.create_table(
+        "schedules",
+        sa.Column("function_id", sa.String(), nullable=False),
+        sa.Column("app_id", sa.String(), nullable=False),
+        sa.Column("tag", sa.String(), nullable=False),
+        sa.Column("definition_id", sa.String(), nullable=False),
+        sa.Column("schedule", sa.LargeBinary(), nullable=False),
+        sa.Column("next_due", sa.Float(), nullable=True),
+        sa.Column("missed", sa.Integer(), nullable=False),
+        sa.Column("last_due", sa.Float(), nullable=True),
+        sa.Column("last_call_id", sa.String(), nullable=True),
+        sa.PrimaryKeyConstraint("function_id"),
+    )
+    with op.batch_alter_table("schedules", schema=None) as batch_op:
+        batch_op.create_index("schedules_by_app", ["app_id"], unique=False)
+
+    op.create_table(
         "tasks",
         sa.Column("task_id", sa.String(), nullable=False),
         sa.Column("function_id", sa.String(), nullable=False),
@@ -290,6 +306,42 @@ def upgrade() -> None:
         sa.Column("revoked_at", sa.Float(), nullable=True),
         sa.Column("last_used_at", sa.Float(), nullable=True),
         sa.PrimaryKeyConstraint("token_id"),
+    )
+
+    op.create_table(
+        "webhook_deliveries",
+        sa.Column("delivery_id", sa.String(), nullable=False),
+        sa.Column("webhook_id", sa.String(), nullable=False),
+        sa.Column("call_id", sa.String(), nullable=False),
+        sa.Column("state", sa.String(), nullable=False),
+        sa.Column("event", sa.String(), nullable=True),
+        sa.Column("body", sa.LargeBinary(), nullable=True),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("tries", sa.Integer(), nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("due_at", sa.Float(), nullable=False),
+        sa.Column("give_up_at", sa.Float(), nullable=False),
+        sa.Column("finished_at", sa.Float(), nullable=True),
+        sa.Column("status", sa.Integer(), nullable=True),
+        sa.Column("problem", sa.String(), nullable=True),
+        sa.PrimaryKeyConstraint("delivery_id"),
+    )
+    with op.batch_alter_table("webhook_deliveries", schema=None) as batch_op:
+        batch_op.create_index("webhook_deliveries_by_age", ["created_at"], unique=False)
+        batch_op.create_index("webhook_deliveries_by_call", ["call_id"], unique=False)
+        batch_op.create_index("webhook_deliveries_due", ["state", "due_at"], unique=False)
+
+    op.create_table(
+        "webhooks",
+        sa.Column("webhook_id", sa.String(), nullable=False),
+        sa.Column("environment_id", sa.String(), nullable=False),
+        sa.Column("app", sa.String(), nullable=False),
+        sa.Column("function", sa.String(), nullable=False),
+        sa.Column("url", sa.String(), nullable=False),
+        sa.Column("sealed", sa.LargeBinary(), nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("gone_at", sa.Float(), nullable=True),
+        sa.PrimaryKeyConstraint("webhook_id"),
     )
 
 
