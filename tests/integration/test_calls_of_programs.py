@@ -236,5 +236,5 @@ def test_a_deployed_schedule_fires_by_itself_until_the_app_stops(client: modal.C
 def test_a_schedule_that_can_not_be_followed_is_refused(client: modal.Client) -> None:
     odd = modal.App("odd")
     odd.function(serialized=True, name="nightly", schedule=modal.Cron("0 25 * * *"))(lambda: None)
-    with pytest.raises(modal.exception.InvalidError, match="nightly.*25"):
+    with pytest.raises(modal.exception.InvalidError, match=r"nightly.*25"):
         odd.deploy(client=client)
