@@ -63,8 +63,10 @@ class Settings(BaseSettings):
     web_workspace_rate_limit: int = 0  # of all web functions together; 0: no limit
     web_redirect_after_s: float = 150.0  # a request without a response is sent to wait on by a redirect after this time
     web_max_waiting: int = 2000  # requests of one function that may wait for a container
+    webhook_allow_private: bool = False  # completion webhooks may be sent to addresses that are not public
     tls_cert: Annotated[Path | None, BeforeValidator(_absolute_or_none)] = None  # PEM chain: both addresses speak TLS then
     tls_key: Annotated[Path | None, BeforeValidator(_absolute_or_none)] = None
+    secrets_key_file: Annotated[Path | None, BeforeValidator(_absolute_or_none)] = None  # None: keys/secrets.key, made by us
     workspace: str = "main"
     log_level: str = "INFO"
     synchronous: str = "FULL"  # SQLite's pragma: FULL survives power loss, NORMAL survives only crashes of ours
