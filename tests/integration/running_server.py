@@ -18,7 +18,7 @@ from pilotlight.control.mounts import Mounts
 from pilotlight.control.queues import Queues
 from pilotlight.control.secrets import Secrets
 from pilotlight.control.tokens import Tokens
-from pilotlight.objects import Objects, load_or_create_key
+from pilotlight.objects import KeyFile, Objects, load_or_create_key
 from pilotlight.rpc.authentication import TokenAuthenticator
 from pilotlight.rpc.blobs import BlobHandlers
 from pilotlight.rpc.dicts import DictHandlers
@@ -78,7 +78,7 @@ async def assemble(state: Path, signing_key: bytes) -> UseCases:
         environments,
         Mounts(database=database, objects=objects),
         Blobs(objects=objects, signing_key=signing_key, base_url="http://127.0.0.1:9"),
-        Secrets(database=database, environments=environments, key=load_or_create_key(state / "keys" / "secrets.key")),
+        Secrets(database=database, environments=environments, key_file=KeyFile(state / "keys" / "secrets.key")),
         Dicts(database=database, environments=environments),
         Queues(database=database, environments=environments),
     )

@@ -22,13 +22,13 @@ def not_running(settings: Settings) -> Busy:
     return Busy(f"Pilotlight is not running (state {settings.state}). Start it: pilotlight up --detach{state_flag(settings)}")
 
 
-def ask(settings: Settings, question: Callable[[ControlStub], Awaitable[Reply]]) -> Reply:
-    """Ask the server one question. Raises Busy when it is not there or does not answer within TIMEOUT_S, else what it answered."""
+def ask(settings: Settings, question: Callable[[ControlStub], Awaitable[Reply]], *, timeout_s: float = TIMEOUT_S) -> Reply:
+    """Ask the server one question. Raises Busy when it is not there or does not answer in time, else what it answered."""
 
     async def asking() -> Reply:
         channel = Channel(path=str(settings.inner_socket_path))
         try:
-            async with asyncio.timeout(TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 return await question(ControlStub(channel))
         finally:
             channel.close()
@@ -46,6 +46,6 @@ def ask(settings: Settings, question: Callable[[ControlStub], Awaitable[Reply]])
         StreamTerminatedError,
         AttributeError,
     ) as exc:  # AttributeError: grpclib, hung up on right after connecting
-        raise Busy(f"the server does not answer within {TIMEOUT_S:.0f} s; its log: pilotlight logs server") from exc
+        raise Busy(f"the server does not answer within {timeout_s:.0f} s; its log: pilotlight logs server") from exc
     except GRPCError as exc:
         raise PilotlightError(exc.message or f"the server answered {exc.status.name}; its log: pilotlight logs server") from exc

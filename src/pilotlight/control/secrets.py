@@ -5,11 +5,13 @@ Nothing here logs a value, and no error names one.
 
 import asyncio
 import json
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
 from sqlalchemy import Connection, Row
 
 from pilotlight.control.creation import Creation
@@ -17,14 +19,19 @@ from pilotlight.control.environments import Environment, Environments
 from pilotlight.control.sealing import Seal
 from pilotlight.core import errors, ids
 from pilotlight.core.names import check_object_name
+from pilotlight.core.signing import KEY_BYTES
+from pilotlight.objects import KeyFile
 from pilotlight.store import secrets as store
 from pilotlight.store.database import Database
+
+log = structlog.get_logger()
 
 MAX_VALUE_CHARS = 32_768
 MAX_VARIABLES = 1_000  # of one secret
 MAX_PAGE = 1_000
 USE_NOTED_EVERY_S = 60.0
 KEPT_AFTER_STOP_S = 24 * 3600  # secrets of an app, once it is stopped
+RESEALED_AT_ONCE = 200  # in one transaction, so that others don't wait long for theirs
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +46,27 @@ class Secret:
     last_used_at: float
 
 
-class Secrets:
-    """Use cases of secrets. `key` is 32 bytes, from the platform's key file."""
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """How a change of the key went. What is `unreadable` was sealed with a key that is lost, and is left as it is."""
 
-    def __init__(self, *, database: Database, environments: Environments, key: bytes, now: Callable[[], float] = time.time) -> None:
+    resealed: int
+    unreadable: int
+    made_key: bool
+
+
+class Secrets:
+    """Use cases of secrets. `restore` comes before anything else."""
+
+    def __init__(
+        self, *, database: Database, environments: Environments, key_file: KeyFile, now: Callable[[], float] = time.time
+    ) -> None:
         self._database = database
         self._environments = environments
-        self._seal = Seal(key)
+        self._key_file = key_file
+        self._keys = key_file.load()
+        self._seal = Seal(self._keys)
+        self._rotating = asyncio.Lock()
         self._now = now
         self._use_noted_at: dict[str, float] = {}
 
@@ -125,6 +146,68 @@ class Secrets:
             merged |= self._open(rows[secret_id])
         self._note_use(secret_ids)
         return merged
+
+    async def restore(self) -> None:
+        """Finish a change of the key that a crash broke off."""
+        if len(self._keys) > 1:
+            async with self._rotating:
+                await self._reseal_all(made_key=False)
+
+    async def rotate_key(self) -> Rotation:
+        """Seal all secrets anew under a new key, while others go on reading and writing; raises WrongState.
+
+        The new key is on disk before anything is sealed with it, and the old one until nothing needs it any more: after a crash
+        `restore` goes on where this was. In an operator's key file the new key is the first one there; it is left as it is.
+        """
+        async with self._rotating:
+            if self._key_file.is_operators:
+                loaded = await asyncio.to_thread(self._key_file.load)
+                if loaded[0] == self._keys[0]:
+                    path = self._key_file.path
+                    how = f"(umask 077; (head -c {KEY_BYTES} /dev/urandom; cat {path}) > {path}.new) && mv {path}.new {path}"
+                    raise errors.WrongState(
+                        f"The key file {path} is yours, and its first key is the one in use. Put a new key in front of it, then "
+                        f"run this again: {how}"
+                    )
+                self._use_keys((*loaded, *self._keys))
+                return await self._reseal_all(made_key=False)
+            kept = (secrets.token_bytes(KEY_BYTES), *await asyncio.to_thread(self._key_file.load))
+            await asyncio.to_thread(self._key_file.replace, kept)
+            self._use_keys((kept[0], *self._keys))
+            return await self._reseal_all(made_key=True)
+
+    def _use_keys(self, keys: tuple[bytes, ...]) -> None:
+        # The old ones stay in memory: who has just read a row may be about to open it.
+        self._keys = tuple(dict.fromkeys(keys))
+        self._seal = Seal(self._keys)
+
+    async def _reseal_all(self, *, made_key: bool) -> Rotation:
+        resealed = unreadable = 0
+        after = ""
+
+        def work(connection: Connection) -> tuple[int, int, str]:
+            rows = store.sealed_otherwise(connection, self._seal.mark, after, RESEALED_AT_ONCE)
+            sealed: dict[str, bytes] = {}
+            for row in rows:
+                try:
+                    plain = self._seal.open(row.secret_id, row.sealed)
+                except errors.WrongState:
+                    log.warning("secret_unreadable", secret_id=row.secret_id)
+                    continue
+                sealed[row.secret_id] = self._seal.seal(row.secret_id, plain)
+            store.reseal(connection, sealed)
+            return len(sealed), len(rows) - len(sealed), rows[-1].secret_id if rows else ""
+
+        # The writer does one piece of work after the other: what the old key sealed before this is seen, and nothing comes later.
+        while True:
+            done, lost, after = await self._database.write(work)
+            resealed, unreadable = resealed + done, unreadable + lost
+            if not after:
+                break
+        if not self._key_file.is_operators:
+            await asyncio.to_thread(self._key_file.replace, self._keys[:1])
+        log.info("secrets_resealed", count=resealed, unreadable=unreadable)
+        return Rotation(resealed, unreadable, made_key)
 
     async def collect(self) -> int:
         """Remove the secrets of apps that were stopped long enough ago; how many."""

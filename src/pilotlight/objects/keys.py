@@ -2,7 +2,9 @@
 
 import os
 import secrets
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from pilotlight.core.errors import WrongState
@@ -27,14 +29,64 @@ def load_or_create_key(path: Path) -> bytes:
         # A link, unlike a rename, fails if the name is taken: of two that come at once the second takes the first one's key.
         with suppress(FileExistsError):
             path.hardlink_to(draft)
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        _sync(path.parent)
     finally:
         draft.unlink(missing_ok=True)
     return _load(path)
+
+
+@dataclass(frozen=True)
+class KeyFile:
+    """A file of one or more keys, the newest first: more than one only while what the older ones sealed is being sealed anew.
+
+    One that the operator keeps (`is_operators`) is read, never made or written.
+    """
+
+    path: Path
+    is_operators: bool = False
+
+    def load(self) -> tuple[bytes, ...]:
+        """The keys; raises WrongState if it is no key file, or one that others may read."""
+        if not self.is_operators and not self.path.exists():
+            return (load_or_create_key(self.path),)
+        try:
+            with self.path.open("rb") as file:
+                mode = os.fstat(file.fileno()).st_mode
+                content = file.read()
+        except OSError as error:
+            how = f"(umask 077; head -c {KEY_BYTES} /dev/urandom > {self.path})"
+            raise WrongState(f"The key file {self.path} can't be read: {error.strerror}. Make one: {how}") from error
+        if mode & 0o077:
+            raise WrongState(f"Others may read the key file {self.path} (mode {mode & 0o777:o}). Close it: chmod 600 {self.path}")
+        if not content or len(content) % KEY_BYTES:
+            raise WrongState(
+                f"{self.path} holds {len(content)} bytes, and a key has {KEY_BYTES} (several follow each other, the newest first); "
+                "put it back from a backup."
+            )
+        return tuple(content[start : start + KEY_BYTES] for start in range(0, len(content), KEY_BYTES))
+
+    def replace(self, keys: Sequence[bytes]) -> None:
+        """Hold these keys from now on; whoever reads, and a crash, finds either the old or the new ones."""
+        assert not self.is_operators, "the operator's key file is theirs to write"
+        draft = self.path.with_name(f".{self.path.name}.{secrets.token_hex(8)}")
+        try:
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(b"".join(keys))
+                file.flush()
+                os.fsync(descriptor)
+            draft.rename(self.path)
+            _sync(self.path.parent)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _load(path: Path) -> bytes:

@@ -6,6 +6,7 @@ from typing import Any
 from grpclib import GRPCError, Status
 
 from pilotlight.control.overview import Overview
+from pilotlight.control.secrets import Secrets
 from pilotlight.control.tokens import Tokens
 from pilotlight.core import errors
 from pilotlight.rpc.framework import status_of
@@ -15,9 +16,10 @@ from pilotlight.wire import platform_grpc, platform_pb2
 class ControlService(platform_grpc.ControlBase):
     """Status, tokens, metrics."""
 
-    def __init__(self, overview: Overview, tokens: Tokens) -> None:
+    def __init__(self, overview: Overview, tokens: Tokens, secrets: Secrets) -> None:
         self._overview = overview
         self._tokens = tokens
+        self._secrets = secrets
 
     async def Status(self, stream: Any) -> None:
         await stream.recv_message()
@@ -59,7 +61,12 @@ class ControlService(platform_grpc.ControlBase):
 
     async def RotateSecretsKey(self, stream: Any) -> None:
         await stream.recv_message()
-        raise GRPCError(Status.UNIMPLEMENTED, "Rotating the key of secrets is not built yet.")
+        try:
+            done = await self._secrets.rotate_key()
+        except errors.PilotlightError as error:
+            raise GRPCError(status_of(error), str(error)) from error
+        reply = platform_pb2.RotateSecretsKeyReply(resealed=done.resealed, unreadable=done.unreadable, made_key=done.made_key)
+        await stream.send_message(reply)
 
     async def Collect(self, stream: Any) -> None:
         await stream.recv_message()

@@ -1,9 +1,9 @@
 """Rows of secrets: their content is sealed before it comes here."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, select, update
+from sqlalchemy import Connection, Row, delete, func, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from pilotlight.store.tables import apps, secrets
@@ -54,6 +54,20 @@ def page(connection: Connection, environment_id: str, created_before: float, lim
 def change(connection: Connection, secret_id: str, sealed: bytes, at: float) -> None:
     """Replace the content of a secret."""
     connection.execute(update(secrets).where(secrets.c.secret_id == secret_id).values(sealed=sealed, updated_at=at))
+
+
+def sealed_otherwise(connection: Connection, mark: bytes, after: str, limit: int) -> Sequence[Row[*tuple[Any, ...]]]:
+    """Secrets after that id whose sealed content does not begin with the mark, in the order of ids."""
+    query = select(secrets.c.secret_id, secrets.c.sealed).where(
+        secrets.c.secret_id > after, func.substr(secrets.c.sealed, 1, len(mark)) != mark
+    )
+    return connection.execute(query.order_by(secrets.c.secret_id).limit(limit)).all()
+
+
+def reseal(connection: Connection, sealed: Mapping[str, bytes]) -> None:
+    """Replace how secrets are sealed: what they hold is the same."""
+    for secret_id, content in sealed.items():
+        connection.execute(update(secrets).where(secrets.c.secret_id == secret_id).values(sealed=content))
 
 
 def set_used(connection: Connection, secret_ids: Collection[str], at: float) -> None:

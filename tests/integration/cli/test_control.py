@@ -61,6 +61,16 @@ class Control(ControlBase):
     async def Metrics(self, stream: Any) -> None:
         raise NotImplementedError
 
+    async def WebBind(self, stream: Any) -> None:
+        raise NotImplementedError
+
+    async def RotateSecretsKey(self, stream: Any) -> None:
+        await stream.recv_message()
+        await stream.send_message(wire.RotateSecretsKeyReply(resealed=3, unreadable=1, made_key=True))
+
+    async def Collect(self, stream: Any) -> None:
+        raise NotImplementedError
+
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Iterator[Settings]:
@@ -119,3 +129,10 @@ def test_tokens_are_made_listed_and_revoked(settings: Settings) -> None:
     assert pilotlight(settings, "token", "revoke", "ak-1").returncode == 0
     missing = pilotlight(settings, "token", "revoke", "ak-2")
     assert (missing.returncode, missing.stderr) == (1, "pilotlight: there is no token ak-2\n")
+
+
+def test_the_key_of_secrets_is_changed(settings: Settings) -> None:
+    done = pilotlight(settings, "secret", "rotate-key")
+    assert done.returncode == 0, done.stderr
+    assert f"3 secrets are sealed with the new key in {settings.keys_dir / 'secrets.key'}" in done.stdout
+    assert "1 secrets were sealed with a key that is lost" in done.stderr
