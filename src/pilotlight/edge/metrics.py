@@ -36,6 +36,23 @@ class EdgeMetrics:
         self.open = Gauge("pilotlight_edge_requests_open", "HTTP requests under way at the edge", registry=registry)
         self.received = Counter("pilotlight_edge_received_bytes", "Bytes of request bodies", registry=registry)
         self.sent = Counter("pilotlight_edge_sent_bytes", "Bytes of response bodies", registry=registry)
+        self.web_requests = Counter(
+            "pilotlight_web_requests", "Requests to web functions by their status", ("function", "status"), registry=registry
+        )
+        self.web_seconds = Histogram(
+            "pilotlight_web_request_seconds",
+            "Time from a web request's head to the end of its response",
+            ("function",),
+            buckets=_LATENCY_BUCKETS_S,
+            registry=registry,
+        )
+        self.web_waits = Histogram(
+            "pilotlight_web_wait_seconds",
+            "Time for which a web request waited for a container",
+            ("function",),
+            buckets=_LATENCY_BUCKETS_S,
+            registry=registry,
+        )
         self.server_up = Gauge(
             "pilotlight_server_up", "Whether the server answered the edge's request for its metrics", registry=registry
         )
