@@ -331,3 +331,32 @@ tasks = Table(
     Index("tasks_by_app", "app_id", "created_at"),
     Index("tasks_unfinished", "finished_at"),
 )
+
+web_names = Table(
+    "web_names",  # where web functions are served
+    metadata,
+    Column("name", String, primary_key=True),  # a label, or a domain of the user's own
+    Column("is_domain", Integer, nullable=False),
+    Column("label", String, nullable=False),  # of the endpoint: of a domain, the one that it stands for
+    Column("app_id", String, nullable=False),
+    Column("function_id", String, nullable=False),
+    Index("web_names_by_app", "app_id"),
+)
+
+proxy_tokens = Table(
+    "proxy_tokens",  # what HTTP clients show to functions that require it
+    metadata,
+    Column("token_id", String, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("secret_hash", String, nullable=False),  # as of tokens
+    Column("scoped", Integer, nullable=False),  # valid in the environments of proxy_token_environments only
+    Column("created_by", String, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
+proxy_token_environments = Table(
+    "proxy_token_environments",
+    metadata,
+    Column("token_id", String, primary_key=True),
+    Column("environment_id", String, primary_key=True),
+)

@@ -344,6 +344,35 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("webhook_id"),
     )
 
+    op.create_table(
+        "web_names",
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("is_domain", sa.Integer(), nullable=False),
+        sa.Column("label", sa.String(), nullable=False),
+        sa.Column("app_id", sa.String(), nullable=False),
+        sa.Column("function_id", sa.String(), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+    )
+    with op.batch_alter_table("web_names", schema=None) as batch_op:
+        batch_op.create_index("web_names_by_app", ["app_id"], unique=False)
+
+    op.create_table(
+        "proxy_tokens",
+        sa.Column("token_id", sa.String(), nullable=False),
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("secret_hash", sa.String(), nullable=False),
+        sa.Column("scoped", sa.Integer(), nullable=False),
+        sa.Column("created_by", sa.String(), nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("token_id"),
+    )
+    op.create_table(
+        "proxy_token_environments",
+        sa.Column("token_id", sa.String(), nullable=False),
+        sa.Column("environment_id", sa.String(), nullable=False),
+        sa.PrimaryKeyConstraint("token_id", "environment_id"),
+    )
+
 
 def downgrade() -> None:
     raise NotImplementedError("restore the copy that was made before the upgrade")
