@@ -9,6 +9,7 @@ from typing import Any
 
 from pilotlight.config import Settings
 from pilotlight.control.apps import AppRecord, Apps
+from pilotlight.control.autoscalers import Autoscalers
 from pilotlight.control.blobs import Blobs
 from pilotlight.control.call_graph import CallGraphs
 from pilotlight.control.calls import Calls
@@ -94,6 +95,7 @@ class Server:
             default_builder_version=settings.image_builder_version,
         )
         self.pools = Pools(database, self.functions, self.nodes)
+        self.autoscalers = Autoscalers(database=database, apps=self.apps, functions=self.functions, pools=self.pools)
         self.calls = Calls(database, self.pools)
         self.tasks = Tasks(
             database=database,
@@ -120,6 +122,7 @@ class Server:
         self.apps.is_busy = self.calls.is_busy
         self.environments.before_delete.append(self.apps.stop_all_in)
         self.apps.after_live.append(self.schedules.follow)
+        self.apps.after_live.append(self.autoscalers.keep_warm)
         self.apps.on_stop = self._app_stopped
         self.apps.on_change = self._app_changed
         self._listeners: list[GrpcServer] = []
@@ -140,6 +143,7 @@ class Server:
         await server.output_log.restore()
         await server.apps.restore()
         await server.recovery.restore()
+        await server.autoscalers.restore()
         await server.schedules.restore()
         return server
 
@@ -154,7 +158,7 @@ class Server:
             ),
             EnvironmentHandlers(self.environments),
             AppHandlers(self.apps, self.environments, self.tasks, self.tokens, self.output_log, f"http://{self.settings.web}"),
-            FunctionHandlers(self.apps, self.functions, self.pools),
+            FunctionHandlers(self.apps, self.functions, self.pools, self.autoscalers, self.tokens),
             CallHandlers(self.calls, CallGraphs(self.database, self.functions), self.signing_key),
             ImageHandlers(self.images),
             MountHandlers(self.mounts, self.environments),
@@ -187,7 +191,7 @@ class Server:
 
     def loops(self, chance: random.Random) -> list[Coroutine[Any, Any, None]]:
         """The reconcilers, each to be run as a task."""
-        scale = ScaleLoop(self.pools, self.tasks, self.output_log, asyncio.get_running_loop().time)
+        scale = ScaleLoop(self.pools, self.tasks, self.autoscalers, self.output_log, asyncio.get_running_loop().time)
         expire = ExpireLoop(
             apps=self.apps,
             output_log=self.output_log,

@@ -15,7 +15,7 @@ GRAPH_LIMIT = 5_000  # inputs in one reply
 LIST_LIMIT = 1_000
 
 Result = api_pb2.GenericResult
-_CATEGORIES = {
+_CATEGORIES: dict[int | None, str] = {
     None: "pending_inputs",
     Result.GENERIC_STATUS_SUCCESS: "succeeded_inputs",
     Result.GENERIC_STATUS_TIMEOUT: "timeout_inputs",
@@ -56,6 +56,16 @@ class CallGraphs:
             category = getattr(info, _CATEGORIES.get(row.status, "failed_inputs"))
             category.total += 1
         return list(infos.values())
+
+    async def info(self, call_id: str) -> api_pb2.FunctionCallInfo:
+        """When a call was made, and how many of its inputs ended how. Raises NotFound."""
+        row, _ = await self.call(call_id)
+        counts = await self._database.read(lambda connection: store.counts_by_status(connection, call_id))
+        info = api_pb2.FunctionCallInfo(function_call_id=row.call_id, created_at=row.created_at, scheduled_at=row.created_at)
+        for status, count in counts:
+            info.total_inputs += count
+            getattr(info, _CATEGORIES.get(status, "failed_inputs")).total += count
+        return info
 
     async def graph(self, call_id: str) -> api_pb2.FunctionGetCallGraphResponse:
         """The whole tree that a call belongs to, from its root."""

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
+from modal_proto import api_pb2
 
+from pilotlight.control.autoscalers import Autoscalers
 from pilotlight.control.live import LiveTask, Pool
 from pilotlight.control.output_log import OutputLog
 from pilotlight.control.pools import Pools
@@ -34,8 +36,11 @@ class ScaleLoop:
     interval_s = 5.0
     calm_s = 0.01
 
-    def __init__(self, pools: Pools, tasks: Tasks, output_log: OutputLog, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, pools: Pools, tasks: Tasks, autoscalers: Autoscalers, output_log: OutputLog, clock: Callable[[], float]
+    ) -> None:
         self._pools = pools
+        self._autoscalers = autoscalers
         self._tasks = tasks
         self._output_log = output_log
         self._clock = clock
@@ -57,7 +62,7 @@ class ScaleLoop:
         if (timer := self._timers.pop(pool, None)) is not None:
             timer.cancel()
         now = self._clock()
-        plan = scaling.plan(view_of(pool, now))
+        plan = scaling.plan(view_of(pool, self._autoscalers.settings_of(pool.function), now))
         for task_id in plan.drain:
             self._tasks.drain(pool.tasks[task_id], "idle")
             report.drained += 1
@@ -105,23 +110,17 @@ class ScaleLoop:
         pool.why_waiting = unplaced.why
 
 
-def view_of(pool: Pool, now: float) -> scaling.PoolView:
+def view_of(pool: Pool, settings: api_pb2.AutoscalerSettings, now: float) -> scaling.PoolView:
     """What the policy needs to know of a pool."""
-    settings = pool.definition.autoscaler_settings
-    function = pool.definition
-
-    def chosen(name: str, older: int) -> int:
-        return getattr(settings, name) if settings.HasField(name) else older  # pyright: ignore[reportArgumentType]
-
     return scaling.PoolView(
         queued=len(pool.queue),
         inputs_per_container=1 if pool.single_use else pool.concurrency * max(1, pool.batch_size),
         tasks=tuple(_task_view(task, now) for task in pool.live_tasks()),
-        min_containers=0 if pool.closed else chosen("min_containers", function.warm_pool_size),
-        max_containers=0 if pool.closed else chosen("max_containers", function.concurrency_limit) or scaling.DEFAULT_MAX_CONTAINERS,
-        buffer_containers=chosen("buffer_containers", function._experimental_buffer_containers),  # pyright: ignore[reportPrivateUsage]
+        min_containers=0 if pool.closed else settings.min_containers,
+        max_containers=0 if pool.closed else settings.max_containers or scaling.DEFAULT_MAX_CONTAINERS,
+        buffer_containers=settings.buffer_containers,
         service_s=pool.service_s(now),
-        scaledown_window_s=chosen("scaledown_window", function.task_idle_timeout_secs) or scaling.DEFAULT_SCALEDOWN_WINDOW_S,
+        scaledown_window_s=settings.scaledown_window,
     )
 
 

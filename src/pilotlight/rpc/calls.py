@@ -100,6 +100,11 @@ class CallHandlers:
         metadata = api_pb2.FunctionCallHandleMetadata(app_id=row.app_id, function_id=row.function_id)
         return api_pb2.FunctionCallFromIdResponse(function_call_id=row.call_id, num_inputs=count, metadata=metadata)
 
+    async def FunctionCallGetInfo(
+        self, caller: Caller, request: api_pb2.FunctionCallGetInfoRequest
+    ) -> api_pb2.FunctionCallGetInfoResponse:
+        return api_pb2.FunctionCallGetInfoResponse(info=await self._graphs.info(request.function_call_id))
+
     async def FunctionCallList(self, caller: Caller, request: api_pb2.FunctionCallListRequest) -> api_pb2.FunctionCallListResponse:
         return api_pb2.FunctionCallListResponse(function_calls=await self._graphs.list(request.function_id))
 

@@ -3,8 +3,10 @@
 from modal_proto import api_pb2
 
 from pilotlight.control.apps import Apps
+from pilotlight.control.autoscalers import Autoscalers
 from pilotlight.control.functions import Functions, data_of
 from pilotlight.control.pools import Pools
+from pilotlight.control.tokens import Tokens
 from pilotlight.core import errors
 from pilotlight.core.tasks import TaskState
 from pilotlight.rpc.framework import Caller
@@ -13,10 +15,12 @@ from pilotlight.rpc.framework import Caller
 class FunctionHandlers:
     """Functions as the client sees them."""
 
-    def __init__(self, apps: Apps, functions: Functions, pools: Pools) -> None:
+    def __init__(self, apps: Apps, functions: Functions, pools: Pools, autoscalers: Autoscalers, tokens: Tokens) -> None:
         self._apps = apps
         self._functions = functions
         self._pools = pools
+        self._autoscalers = autoscalers
+        self._tokens = tokens
 
     async def FunctionPrecreate(
         self, caller: Caller, request: api_pb2.FunctionPrecreateRequest
@@ -67,6 +71,19 @@ class FunctionHandlers:
         pool = await self._pools.of_function(request.function_id)
         ready = [task for task in pool.tasks.values() if task.state in (TaskState.READY, TaskState.DRAINING)]
         return api_pb2.FunctionStats(backlog=len(pool.queue), num_total_tasks=len(ready))
+
+    async def FunctionGetSchedulingParams(
+        self, caller: Caller, request: api_pb2.FunctionGetSchedulingParamsRequest
+    ) -> api_pb2.FunctionGetSchedulingParamsResponse:
+        configuration = await self._autoscalers.configuration(request.function_id)
+        return api_pb2.FunctionGetSchedulingParamsResponse(autoscaler_configuration=configuration)
+
+    async def FunctionUpdateSchedulingParams(
+        self, caller: Caller, request: api_pb2.FunctionUpdateSchedulingParamsRequest
+    ) -> api_pb2.FunctionUpdateSchedulingParamsResponse:
+        who = self._tokens.name_of(caller.token_id) if caller.token_id else f"container {caller.task_id}"
+        settings = await self._autoscalers.update(request.function_id, request.settings, caller.token_id, who)
+        return api_pb2.FunctionUpdateSchedulingParamsResponse(current_settings=settings)
 
     async def ClassCreate(self, caller: Caller, request: api_pb2.ClassCreateRequest) -> api_pb2.ClassCreateResponse:
         await self._apps.get(request.app_id)

@@ -155,6 +155,17 @@ def graph_inputs(connection: Connection, call_ids: Sequence[str]) -> list[Row[*t
     return list(connection.execute(query))
 
 
+def counts_by_status(connection: Connection, call_id: str) -> list[tuple[int | None, int]]:
+    """How many inputs of a call have an output of each status; None: no output yet."""
+    query = (
+        select(outputs.c.status, func.count())
+        .select_from(inputs.outerjoin(outputs, outputs.c.input_id == inputs.c.input_id))
+        .where(inputs.c.call_id == call_id)
+        .group_by(outputs.c.status)
+    )
+    return [(status, count) for status, count in connection.execute(query)]
+
+
 def children(connection: Connection, input_ids: Sequence[str]) -> list[Row[*tuple[Any, ...]]]:
     """Calls that were made by these inputs."""
     query = select(calls.c.call_id, calls.c.function_id, calls.c.parent_input_id).where(calls.c.parent_input_id.in_(input_ids))

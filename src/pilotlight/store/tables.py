@@ -105,6 +105,14 @@ schedules = Table(
     Index("schedules_by_app", "app_id"),
 )
 
+autoscalers = Table(
+    "autoscalers",  # what was changed of a function's settings since its deployment
+    metadata,
+    Column("function_id", String, primary_key=True),
+    Column("definition_id", String, nullable=False),  # which was live then: the next one has its own settings again
+    Column("configuration", LargeBinary, nullable=False),  # modal.client.AutoscalerConfiguration
+)
+
 classes = Table(
     "classes",
     metadata,
@@ -219,6 +227,19 @@ queue_items = Table(
     Column("batch_index", Integer, nullable=False),
     UniqueConstraint("queue_id", "batch_key", "batch_index", name="queue_items_once"),
     Index("queue_items_in_order", "queue_id", "partition", "item_seq"),
+)
+
+volumes = Table(
+    "volumes",
+    metadata,
+    Column("volume_id", String, primary_key=True),
+    Column("environment_id", String, nullable=False),
+    Column("name", String),  # None: ephemeral
+    Column("version", Integer, nullable=False),  # modal.client.VolumeFsVersion
+    Column("commits", Integer, nullable=False),  # how often containers have said that their changes are to last
+    Column("created_at", Float, nullable=False),
+    Column("heartbeat_at", Float),
+    Index("volumes_by_name", "environment_id", "name", unique=True),
 )
 
 calls = Table(

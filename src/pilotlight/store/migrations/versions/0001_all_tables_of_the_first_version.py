@@ -46,6 +46,13 @@ def upgrade() -> None:
         batch_op.create_index("calls_by_parent", ["parent_input_id"], unique=False)
 
     op.create_table(
+        "autoscalers",
+        sa.Column("function_id", sa.String(), nullable=False),
+        sa.Column("definition_id", sa.String(), nullable=False),
+        sa.Column("configuration", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("function_id"),
+    )
+    op.create_table(
         "classes",
         sa.Column("class_id", sa.String(), nullable=False),
         sa.Column("app_id", sa.String(), nullable=False),
