@@ -1,7 +1,7 @@
 """Kinds of GPUs: what programs ask for, what machines report, and which of the latter serves the former.
 
 Kinds are upstream's words in capitals: T4, L4, A10G, L40S, A100-40GB, A100-80GB, H100, H200, B200. What upstream has no word for is
-called by its product name ("RTX-4090"), and can be asked for by it. A slice of a device (MIG) is a kind of its own, "H100-MIG-1G.10GB".
+called by its product name ("RTX-4090"), and can be asked for by it. A slice of a device (MIG) is its own kind: "H100-MIG-1G.10GB".
 """
 
 import re

@@ -105,14 +105,20 @@ def _place_one(nodes: Sequence[NodeView], need: Need, rank: int) -> tuple[Placed
     best_score: tuple[float, ...] = ()
     best_kind, crowded = "", False
     gpu = need.gpu
+    serving: dict[tuple[str, ...], tuple[str, ...]] = {}  # kinds that may serve it, by those of a node: few nodes differ
     for node in nodes:
-        if not node.has_room(need):
-            continue
         kind = ""
         if gpu is not None:
-            kind = next((kind for kind in gpu.kinds(node.gpus) if node.free_gpus.get(kind, 0) >= gpu.count), "")
+            if not node.gpus:
+                continue
+            there = tuple(node.gpus)
+            if (kinds := serving.get(there)) is None:
+                kinds = serving[there] = gpu.kinds(there)
+            kind = next((kind for kind in kinds if node.free_gpus.get(kind, 0) >= gpu.count), "")
             if not kind:
                 continue
+        if not node.has_room(need):
+            continue
         if node.starting >= node.max_starting:
             crowded = True
             continue
@@ -121,7 +127,7 @@ def _place_one(nodes: Sequence[NodeView], need: Need, rank: int) -> tuple[Placed
             score = (0.0 if node.gpus else 1.0, free_mib, -node.containers)
         else:
             # The very kind that was asked for before a better one, then where the fewest are left over.
-            score = (-gpu.kinds(node.gpus).index(kind), -(node.free_gpus[kind] - gpu.count), free_mib)
+            score = (-serving[tuple(node.gpus)].index(kind), -(node.free_gpus[kind] - gpu.count), free_mib)
         if best is None or score > best_score:
             best, best_score, best_kind = node, score, kind
     return (Placed(best.node_id, best_kind, rank) if best is not None else None), crowded
