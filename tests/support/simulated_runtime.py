@@ -53,7 +53,9 @@ def simulated_settings(state: Path | None = None, **values: object) -> Simulated
 
 
 class SimulatedContainer:
-    """One process group."""
+    """One process group. Its ports are this machine's."""
+
+    address = "127.0.0.1"
 
     def __init__(self, process: "subprocess.Popen[bytes]", pipes: tuple[OutputPipe, OutputPipe], root: Path) -> None:
         self._process = process

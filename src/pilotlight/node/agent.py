@@ -31,6 +31,7 @@ from pilotlight.node.packing import ImagePacker, Packer, spec_of
 from pilotlight.node.relay import Relay
 from pilotlight.node.runtime import Runtime
 from pilotlight.node.task import Task, TaskRuntime
+from pilotlight.node.web import WebListener
 from pilotlight.wire import platform_pb2
 
 log = structlog.get_logger()
@@ -55,6 +56,7 @@ class Agent:
         self._relay = Relay(settings)
         self._link = Link(settings, self._outbox, self._hello, self._welcomed, self._on_command)
         self._tasks: dict[str, Task] = {}
+        self._web = WebListener(settings.web_socket_path, self._tasks)
         self._running: set[asyncio.Task[None]] = set()
         self._tasks_dir = settings.run_dir / "tasks"
         self._node_id = _node_id(settings.node_dir / "node_id")
@@ -67,11 +69,13 @@ class Agent:
         shutil.rmtree(self._tasks_dir, ignore_errors=True)
         self._tasks_dir.mkdir(parents=True)
         self._tasks_dir.chmod(0o711)
+        await self._web.open()
         link = asyncio.get_running_loop().create_task(self._link.run())
         try:
             await asyncio.shield(link)
         finally:
             await self._close()
+            await self._web.close()
             self._outbox.close()
             await asyncio.wait((link,), timeout=LAST_WORDS_S)
             link.cancel()
@@ -162,6 +166,7 @@ class Agent:
             memory_mib=self._settings.memory_mib or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
             tasks=[*self._outbox.departed(), *(task.held() for task in self._tasks.values() if not task.ended.is_set())],
             edge_base_url=self._settings.container_edge_url,
+            web_address=self._web.address,
         )
 
     def _welcomed(self, unknown: Sequence[str]) -> None:

@@ -14,14 +14,25 @@ from pilotlight.node.output import OutputPipe
 
 
 class Container:
-    """A running container. `pid` is its init's on this machine; `setup_ms` says how long each step of its start took."""
+    """A running container.
+
+    `pid` is its init's on this machine; `setup_ms` says how long each step of its start took; `address` is that of its network
+    interface, empty where it has none.
+    """
 
     def __init__(
-        self, container_id: str, pid: int, pidfd: int, setup_ms: Mapping[str, float], pipes: Sequence[OutputPipe] = ()
+        self,
+        container_id: str,
+        pid: int,
+        pidfd: int,
+        setup_ms: Mapping[str, float],
+        pipes: Sequence[OutputPipe] = (),
+        address: str = "",
     ) -> None:
         self.container_id = container_id
         self.pid = pid
         self.setup_ms = setup_ms
+        self.address = address
         self._pidfd = pidfd
         self._pipes = pipes
         self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()

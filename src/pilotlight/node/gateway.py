@@ -15,17 +15,20 @@ from modal_proto import api_pb2
 from pilotlight.config import Settings
 from pilotlight.node.inputs import KILL_SWITCH, Batch, reply_with
 from pilotlight.node.relay import SERVICE, Relay
+from pilotlight.node.web_requests import WebRequests
 from pilotlight.wire.listening import Server
-from pilotlight.wire.raw import RawCodec, RawStatusDetails
+from pilotlight.wire.raw import RawCodec, RawStatusDetails, leading_string
 
 HEARTBEAT_HOLD_S = 14.5  # the client gives up after 15.1 s and sleeps what is left of 15
 EMPTY = b""
+_CALL_ID = api_pb2.FunctionCallPutDataRequest.DESCRIPTOR.fields_by_name["function_call_id"].number
 
 
 class Served(Protocol):
     """The task behind a gateway."""
 
     task_id: str
+    web: WebRequests
 
     def greet(self) -> None:
         """The client runs, and is about to import the user's code."""
@@ -55,6 +58,10 @@ class Served(Protocol):
         """The container wants no more inputs."""
         ...
 
+    def serve_port(self) -> None:
+        """A server of its own (modal.Server) has run its enter hooks: it is ready once its port answers."""
+        ...
+
 
 class Gateway:
     """Listens for one container."""
@@ -82,7 +89,9 @@ class Gateway:
         own = {
             "ContainerHello": self._hello,
             "ContainerHeartbeat": self._heartbeat,
+            "ContainerServerLifecycleReady": self._server_ready,
             "ContainerStop": self._stop,
+            "FunctionCallPutDataOut": self._put_data_out,
             "FunctionGetInputs": self._get_inputs,
             "FunctionPutOutputs": self._put_outputs,
             "FunctionGetDynamicConcurrency": self._get_dynamic_concurrency,
@@ -91,6 +100,8 @@ class Gateway:
         handlers = self._relay.handlers(self._task.task_id)
         for name, serve in own.items():
             handlers[f"/{SERVICE.full_name}/{name}"] = Handler(serve, Cardinality.UNARY_UNARY, bytes, bytes)
+        get_data_in = Handler(self._get_data_in, Cardinality.UNARY_STREAM, bytes, bytes)
+        handlers[f"/{SERVICE.full_name}/FunctionCallGetDataIn"] = get_data_in
         return handlers
 
     async def _hello(self, stream: Any) -> None:
@@ -112,6 +123,34 @@ class Gateway:
 
     async def _put_outputs(self, stream: Any) -> None:
         await self._task.put_outputs(await stream.recv_message())
+        await stream.send_message(EMPTY)
+
+    async def _get_data_in(self, stream: Any) -> None:
+        """What a client sends while its call runs: of a web request it is here, of any other call the server has it."""
+        data = await stream.recv_message()
+        request = api_pb2.FunctionCallGetDataRequest.FromString(data)
+        web_request = self._task.web.of_call(request.function_call_id)
+        if web_request is None:
+            await self._relay.stream(self._task.task_id, "FunctionCallGetDataIn", data, stream)
+            return
+        async with contextlib.aclosing(web_request.chunks(request.last_index)) as chunks:
+            async for chunk in chunks:
+                await stream.send_message(chunk)
+
+    async def _put_data_out(self, stream: Any) -> None:
+        """The reply waits until the edge can take more, so that the program does."""
+        data = await stream.recv_message()
+        call_id = leading_string(data, _CALL_ID) or api_pb2.FunctionCallPutDataRequest.FromString(data).function_call_id
+        if (web_request := self._task.web.of_call(call_id)) is not None:
+            await web_request.put(data)
+            await stream.send_message(EMPTY)
+        else:
+            reply = await self._relay.call(self._task.task_id, "FunctionCallPutDataOut", data, stream.metadata)
+            await stream.send_message(reply)
+
+    async def _server_ready(self, stream: Any) -> None:
+        await stream.recv_message()
+        self._task.serve_port()
         await stream.send_message(EMPTY)
 
     async def _heartbeat(self, stream: Any) -> None:

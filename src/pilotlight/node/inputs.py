@@ -146,6 +146,11 @@ class Inputs:
         return input_id in self._running
 
     @property
+    def is_leaving(self) -> bool:
+        """Whether nothing more is to be delivered."""
+        return self._draining or self._closed
+
+    @property
     def has_more(self) -> bool:
         """Whether the container finds its next input here at once."""
         return bool(self._queue)

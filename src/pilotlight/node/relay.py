@@ -64,6 +64,11 @@ class Relay:
         identity = self._own | {TASK_HEADER: task_id}
         return await self._call(f"/{SERVICE.full_name}/{method}", identity, request, metadata)
 
+    async def stream(self, task_id: str, method: str, request: bytes, replies: Any) -> None:
+        """One call on behalf of a task whose replies go, one by one, to the stream that asked; errors as for `call`."""
+        identity = self._own | {TASK_HEADER: task_id}
+        await self._pass_on(f"/{SERVICE.full_name}/{method}", identity, request, replies)
+
     async def _call(self, path: str, identity: Mapping[str, str], request: bytes, metadata: Mapping[str, Any]) -> bytes:
         try:
             async with self._open(path, Cardinality.UNARY_UNARY, identity, metadata) as upstream:
@@ -86,17 +91,19 @@ class Relay:
     def _stream(self, path: str, identity: Mapping[str, str]) -> Serve:
         async def serve(stream: Any) -> None:
             request = await stream.recv_message()
-            if request is None:
-                return
-            try:
-                async with self._open(path, Cardinality.UNARY_STREAM, identity, stream.metadata) as upstream:
-                    await upstream.send_message(request, end=True)
-                    while (reply := await upstream.recv_message()) is not None:
-                        await stream.send_message(reply)
-            except (StreamTerminatedError, OSError) as error:
-                raise _server_is_away(path) from error
+            if request is not None:
+                await self._pass_on(path, identity, request, stream)
 
         return serve
+
+    async def _pass_on(self, path: str, identity: Mapping[str, str], request: bytes, replies: Any) -> None:
+        try:
+            async with self._open(path, Cardinality.UNARY_STREAM, identity, replies.metadata) as upstream:
+                await upstream.send_message(request, end=True)
+                while (reply := await upstream.recv_message()) is not None:
+                    await replies.send_message(reply)
+        except (StreamTerminatedError, OSError) as error:
+            raise _server_is_away(path) from error
 
     def _open(
         self, path: str, cardinality: Cardinality, identity: Mapping[str, str], metadata: Mapping[str, Any]

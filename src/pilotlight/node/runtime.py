@@ -93,7 +93,8 @@ class Runtime:
         except BaseException:
             await asyncio.gather(*(pipe.drain() for pipe in pipes))
             raise
-        container = Container(spec.container_id, started.pid, started.pidfd, started.setup_ms, pipes)
+        address = str(started.port.address) if started.port is not None else ""
+        container = Container(spec.container_id, started.pid, started.pidfd, started.setup_ms, pipes, address)
         self._containers[spec.container_id] = container
         for pipe in pipes:
             pipe.close_write_end()

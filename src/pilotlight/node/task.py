@@ -19,7 +19,9 @@ from pilotlight.core.errors import PilotlightError
 from pilotlight.node.answers import Answer, Answers
 from pilotlight.node.inputs import Batch, Inputs
 from pilotlight.node.outbox import Outbox
+from pilotlight.node.ports import answering
 from pilotlight.node.printed import Tail
+from pilotlight.node.web_requests import WebRequests
 from pilotlight.wire import platform_pb2
 
 log = structlog.get_logger()
@@ -36,7 +38,9 @@ NodeEvent = platform_pb2.NodeEvent
 
 
 class RunningContainer(ContainerHandle, Protocol):
-    """A container that can be told things."""
+    """A container that can be told things. `address` is its network interface's: empty where it has none."""
+
+    address: str
 
     def signal(self, signum: int) -> None:
         """Send a signal to its program; does nothing once it has ended."""
@@ -85,6 +89,7 @@ class Task:
         self._loop = asyncio.get_running_loop()
         self._inputs = Inputs(batched=request.batch_max_size > 0, timeout_s=request.input_timeout_s or float("inf"))
         self._answers = Answers(request.task_id)
+        self.web = WebRequests(request.task_id, self._inputs)
         self._tail = Tail()
         self._container: RunningContainer | None = None
         self._preparing: asyncio.Timeout | None = None
@@ -99,6 +104,7 @@ class Task:
         self._was_asked_to_end = False
         self._has_greeted = False
         self._is_ready = False
+        self._probe: asyncio.Task[None] | None = None
         self.ended = asyncio.Event()
         self.deliver([first.leases for first in request.first_inputs])
 
@@ -139,8 +145,8 @@ class Task:
         if self._reason:
             container.signal(signal.SIGKILL)
         self._outbox.urgent(NodeEvent(task_started=platform_pb2.TaskStarted(task_id=self.task_id, at_ns=time.time_ns())))
-        if self._request.startup_timeout_s:
-            self._later(self._request.startup_timeout_s, self._check_startup)
+        if startup_timeout_s := self._startup_timeout_s:
+            self._later(startup_timeout_s, self._check_startup)
         return await container.wait()
 
     def _report(self, ended: Exit | None, message: str) -> None:
@@ -158,6 +164,8 @@ class Task:
             event.peak_memory_bytes, event.cpu_seconds = ended.peak_memory_bytes, ended.cpu_seconds
         else:
             event.exit_code = SETUP_FAILED_CODE if message else KILLED_CODE
+        self._inputs.close()
+        self.web.close(f"Container {self.task_id} ended: {event.reason}, exit code {event.exit_code}.")
         log.info("task_ended", task_id=self.task_id, reason=event.reason, exit_code=event.exit_code, message=message)
         before = (*self._lasting, *self._answers.unconfirmed())
         self._outbox.depart(self.held(), [*before, NodeEvent(task_exited=event)])
@@ -175,7 +183,8 @@ class Task:
 
     def held(self) -> platform_pb2.HeldTask:
         """What the server is told of this task when the stream begins anew."""
-        return platform_pb2.HeldTask(task_id=self.task_id, inputs=self._inputs.held(), ready=self._is_ready)
+        inputs = [entry for entry in self._inputs.held() if entry.input_id not in self.web]
+        return platform_pb2.HeldTask(task_id=self.task_id, inputs=inputs, ready=self._is_ready, address=self._address)
 
     def resend(self) -> None:
         """The stream is new: send again what the server may not have got."""
@@ -203,11 +212,14 @@ class Task:
     def drain(self) -> None:
         """No more inputs: the container ends when it has done what it has."""
         self._was_asked_to_end = True
+        self.web.refuse_waiting()
         self._inputs.drain()
+        if self._request.HasField("server"):
+            self._end("stopped", self._grace_s)
 
     def stop(self, grace_s: float | None = None) -> None:
         """End the container, after a grace (the function's own unless given) in which its exit hooks run; 0: at once."""
-        self._end("stopped", self._request.grace_period_s if grace_s is None else grace_s)
+        self._end("stopped", self._grace_s if grace_s is None else grace_s)
 
     def cancel(self, input_ids: Sequence[str], grace_s: float) -> None:
         """Interrupt inputs; the container is killed if it has no output for one of them after the grace."""
@@ -232,19 +244,25 @@ class Task:
 
     # ---- what the container asks ----
 
+    def serve_port(self) -> None:
+        """A server of its own (modal.Server) has run its enter hooks: it is ready once its port answers."""
+        self._has_greeted = True
+        if self._request.HasField("server") and self._probe is None:
+            self._probe = self._loop.create_task(answering(self._address, self._request.server.port))
+            self._probe.add_done_callback(self._on_answer)
+
     def greet(self) -> None:
         """The client runs, and is about to import the user's code."""
         self._has_greeted = True
 
     async def take_inputs(self) -> Batch | None:
         """The next inputs, counted as handed out; None: the container is to end."""
-        if not self._is_ready:
-            self._is_ready = True
-            self._outbox.urgent(NodeEvent(task_ready=platform_pb2.TaskReady(task_id=self.task_id, at_ns=time.time_ns())))
+        self._be_ready()
         batch = await self._inputs.take()
         if batch is not None:
             self._read_output()
             self._inputs.start(batch, self._loop.time())
+            self.web.take(batch)
             self._watch_deadline()
         elif not self._is_leaving:
             self._is_leaving = True
@@ -257,7 +275,13 @@ class Task:
 
     async def put_outputs(self, request: bytes) -> None:
         """Take a serialized FunctionPutOutputsRequest: it is kept here until it is stored, so the container may go on at once."""
-        outputs = api_pb2.FunctionPutOutputsRequest.FromString(request).outputs
+        outputs: Sequence[api_pb2.FunctionPutOutputsItem] = api_pb2.FunctionPutOutputsRequest.FromString(request).outputs
+        if self.web:
+            self._read_output()
+            outputs = self.web.end(outputs)
+            if not outputs:
+                return
+            request = api_pb2.FunctionPutOutputsRequest(outputs=outputs).SerializeToString()
         key = frozenset((output.input_id, output.retry_count) for output in outputs)
         answer = self._answers.find(key)
         if answer is None:
@@ -293,6 +317,31 @@ class Task:
         self.drain()
 
     # ---- within ----
+
+    @property
+    def _address(self) -> str:
+        return self._container.address if self._container is not None else ""
+
+    @property
+    def _grace_s(self) -> float:
+        """Between the request to end and the kill; a server of its own has time for its last responses, and then for its hooks."""
+        return self._request.grace_period_s + self._request.server.exit_grace_period_s
+
+    @property
+    def _startup_timeout_s(self) -> float:
+        request = self._request
+        return request.server.startup_timeout_s if request.HasField("server") else request.startup_timeout_s
+
+    def _be_ready(self) -> None:
+        if not self._is_ready:
+            self._is_ready = True
+            ready = platform_pb2.TaskReady(task_id=self.task_id, at_ns=time.time_ns(), address=self._address)
+            self._outbox.urgent(NodeEvent(task_ready=ready))
+
+    def _on_answer(self, probe: "asyncio.Task[None]") -> None:
+        if not probe.cancelled():
+            probe.result()
+            self._be_ready()
 
     def _answer(self, key: frozenset[tuple[str, int]], request: bytes) -> Answer:
         answer = self._answers.add(key, request)
@@ -331,10 +380,13 @@ class Task:
     def _check_deadline(self) -> None:
         self._deadline_timer = None
         if overdue := self._inputs.overdue(self._loop.time()):
-            late = platform_pb2.InputTimedOut(task_id=self.task_id, input_ids=overdue, timeout_s=self._request.input_timeout_s)
-            event = NodeEvent(input_timed_out=late)
-            self._lasting.append(event)
-            self._outbox.urgent(event)
+            if late := self.web.time_out(overdue, self._request.input_timeout_s):
+                timed_out = platform_pb2.InputTimedOut(
+                    task_id=self.task_id, input_ids=late, timeout_s=self._request.input_timeout_s
+                )
+                event = NodeEvent(input_timed_out=timed_out)
+                self._lasting.append(event)
+                self._outbox.urgent(event)
             self._end("input_timeout", TIMEOUT_GRACE_S)
         else:
             self._watch_deadline()
@@ -350,6 +402,7 @@ class Task:
     def _end(self, reason: str, grace_s: float) -> None:
         """Have the container end; the first reason is the one reported."""
         self._reason = self._reason or reason
+        self.web.refuse_waiting()
         self._inputs.close()
         if self._container is None:
             if self._preparing is not None:
@@ -358,6 +411,12 @@ class Task:
         if grace_s <= 0 or not self._has_greeted:
             # Before the client runs there is nothing of the user's to end well, only a traceback to print.
             self._container.signal(signal.SIGKILL)
+            return
+        if self._request.HasField("server"):
+            if not self._is_leaving:  # a second one would kill it: its handler is gone while the exit hooks run
+                self._is_leaving = True
+                self._container.signal(signal.SIGTERM)
+            self._later(grace_s, lambda: self._end(reason, 0))
             return
         # One that waits for inputs gets its kill switch by the held request and leaves by itself; any other is interrupted,
         # which runs its exit hooks.
@@ -374,6 +433,8 @@ class Task:
         self._timers.add(handle)
 
     def _cancel_timers(self) -> None:
+        if self._probe is not None:
+            self._probe.cancel()
         for handle in (*self._timers, self._deadline_timer):
             if handle is not None:
                 handle.cancel()

@@ -68,18 +68,25 @@ class Frames(asyncio.Protocol, Generic[Received]):
 
     async def send(self, message: Message) -> None:
         """Send a message, waiting while the other end reads too slowly. Raises ConnectionResetError on a stream that has ended."""
-        if not self._writable.is_set():
-            await self._writable.wait()
+        await self.writable()
         self.write(message)
-
-    def write(self, message: Message) -> None:
-        """Send a small message at once, however slowly the other end reads. Raises ConnectionResetError as `send` does."""
-        self._write(message.SerializeToString(), b"")
 
     async def send_field(self, number: int, value: bytes) -> None:
         """`send` a message of which only this field is set, bytes or a serialized message: large ones are not copied."""
+        await self.writable()
+        self.write_field(number, value)
+
+    async def writable(self) -> None:
+        """Wait while the other end reads too slowly; returns on a stream that has ended, too."""
         if not self._writable.is_set():
             await self._writable.wait()
+
+    def write(self, message: Message) -> None:
+        """Send at once, however slowly the other end reads: for small messages. Raises ConnectionResetError as `send` does."""
+        self._write(message.SerializeToString(), b"")
+
+    def write_field(self, number: int, value: bytes) -> None:
+        """`send_field`, at once."""
         self._write(field_header(number, len(value)), value)
 
     def _write(self, begin: bytes, rest: bytes) -> None:

@@ -21,6 +21,7 @@ class Fakes:
     """The runtime, the container and the gateway of one task."""
 
     socket_path = Path("/nowhere")
+    address = "10.128.0.7"
 
     def __init__(self) -> None:
         self.signals: list[int] = []
