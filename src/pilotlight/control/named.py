@@ -1,12 +1,13 @@
-"""Dicts and queues as objects: how they get their names, and when those without a name go.
+"""Dicts, queues and volumes as objects: how they get their names, and when those without a name go.
 
 An ephemeral object lives as long as its owner sends heartbeats, which it can't while this server is down.
 """
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -24,7 +25,7 @@ MAX_PAGE = 1_000
 
 @dataclass(frozen=True, slots=True)
 class NamedObject:
-    """A dict or a queue; the name of an ephemeral one is empty."""
+    """A dict, a queue or a volume; the name of an ephemeral one is empty."""
 
     object_id: str
     name: str
@@ -55,9 +56,12 @@ class NamedObjects:
         self._known: OrderedDict[str, None] = OrderedDict()
 
     async def get_or_create(
-        self, environment_name: str, name: str, creation: Creation, request_key: str
+        self, environment_name: str, name: str, creation: Creation, request_key: str, values: Mapping[str, Any] | None = None
     ) -> tuple[NamedObject, bool]:
-        """The object, and whether it was made by this request; raises NotFound, AlreadyExists. Safe to repeat under one key."""
+        """The object, and whether it was made by this request; raises NotFound, AlreadyExists. Safe to repeat under one key.
+
+        `values` are further columns of a new one.
+        """
         environment = self._environments.resolve(environment_name)
         if creation is Creation.LOOK_UP:
             return await self._look_up(environment, name), False
@@ -83,6 +87,7 @@ class NamedObjects:
                     name=None if is_ephemeral else name,
                     created_at=at,
                     heartbeat_at=at if is_ephemeral else None,
+                    **(values or {}),
                 )
                 found = store.get(connection, self._kind, object_id)
                 assert found is not None
@@ -121,6 +126,23 @@ class NamedObjects:
         await self.require(object_id)
         at = self._now()
         await self._database.write(lambda connection: store.set_heartbeat(connection, self._kind, object_id, at))
+
+    async def rename(self, object_id: str, name: str) -> None:
+        """Give an object another name; raises NotFound, AlreadyExists, WrongState for an ephemeral one. Safe to repeat."""
+        check_object_name(name, self._word)
+
+        def work(connection: Connection) -> None:
+            row = store.get(connection, self._kind, object_id)
+            if row is None:
+                raise self._gone(object_id)
+            if row.name is None:
+                raise errors.WrongState(f"{self._word.capitalize()} {object_id} is ephemeral and can't have a name.")
+            taken = store.find(connection, self._kind, row.environment_id, name)
+            if taken is not None and taken.object_id != object_id:
+                raise errors.AlreadyExists(f"{self._word.capitalize()} '{name}' already exists. Choose another name.")
+            store.rename(connection, self._kind, object_id, name)
+
+        await self._database.write(work)
 
     async def delete(self, object_ids: Sequence[str]) -> None:
         """Remove objects with what they hold; those that are gone are no error."""

@@ -17,7 +17,9 @@ from pilotlight.core.errors import NotFound, PilotlightError
 from pilotlight.edge import errors
 from pilotlight.edge.blobs import Blobs
 from pilotlight.edge.metrics import EdgeMetrics, Measured, MetricsPage
+from pilotlight.edge.volumes import Volumes
 from pilotlight.objects import Objects
+from pilotlight.volumes.places import Places
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -35,6 +37,7 @@ def build(settings: Settings, objects: Objects, signing_key: bytes) -> Starlette
     page = MetricsPage(figures, settings.inner_socket_path)
     routes = [
         *Blobs(objects, signing_key).routes(),
+        *Volumes(Places(settings.volumes_path), signing_key).routes(),
         Route("/healthz", healthz),
         Route("/metrics", hidden_from_containers(page.metrics, settings.link_local_address), name="metrics"),
     ]

@@ -157,7 +157,7 @@ class _Body:
             raise InvalidInput(f"{_WRONG_MD5} It has {self.md5_hex} instead of {self._expected_md5}: send the same bytes again.")
 
 
-async def _chunks(request: Request, silence_s: float) -> AsyncIterator[bytes]:
+async def chunks(request: Request, silence_s: float) -> AsyncIterator[bytes]:
     """The body as it comes; raises BodyStalled if nothing comes for so long, ClientDisconnect if it is broken off."""
     stream = request.stream()
     while True:
@@ -173,7 +173,7 @@ async def _chunks(request: Request, silence_s: float) -> AsyncIterator[bytes]:
 
 async def _blocks(request: Request, silence_s: float) -> AsyncIterator[bytes]:
     held = bytearray()
-    async for chunk in _chunks(request, silence_s):
+    async for chunk in chunks(request, silence_s):
         held += chunk
         if len(held) >= BLOCK_BYTES:
             yield bytes(held)
@@ -184,7 +184,7 @@ async def _blocks(request: Request, silence_s: float) -> AsyncIterator[bytes]:
 
 async def _read(request: Request, limit_bytes: int, silence_s: float) -> bytes:
     body = bytearray()
-    async for chunk in _chunks(request, silence_s):
+    async for chunk in chunks(request, silence_s):
         body += chunk
         if len(body) > limit_bytes:
             raise InvalidInput(f"the body is larger than {limit_bytes} bytes, the limit for this request")

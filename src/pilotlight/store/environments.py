@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
-from pilotlight.store.tables import dict_entries, dicts, environments, queue_items, queues, secrets
+from pilotlight.store.tables import dict_entries, dicts, environments, queue_items, queues, secrets, volumes
 
 _COLUMNS = (
     environments.c.environment_id,
@@ -33,10 +33,11 @@ def change(connection: Connection, environment_id: str, **values: Any) -> None:
 
 
 def remove(connection: Connection, environment_id: str) -> None:
-    """Remove an environment with its secrets, dicts and queues."""
+    """Remove an environment with its secrets, dicts, queues and volumes; the files of volumes are gone by then."""
     for owner, content, key in ((dicts, dict_entries, "dict_id"), (queues, queue_items, "queue_id")):
         owned = select(owner.c[key]).where(owner.c.environment_id == environment_id)
         connection.execute(delete(content).where(content.c[key].in_(owned)))
         connection.execute(delete(owner).where(owner.c.environment_id == environment_id))
+    connection.execute(delete(volumes).where(volumes.c.environment_id == environment_id))
     connection.execute(delete(secrets).where(secrets.c.environment_id == environment_id))
     connection.execute(delete(environments).where(environments.c.environment_id == environment_id))

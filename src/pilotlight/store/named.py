@@ -1,4 +1,4 @@
-"""What rows of dicts and of queues have in common: a name in an environment, or a heartbeat in its place."""
+"""What rows of dicts, queues and volumes have in common: a name in an environment, or a heartbeat in its place."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from pilotlight.store import tables
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A table of objects, and the one of what they hold."""
+    """A table of objects, and the one of what they hold, if that is in the database."""
 
     table: Table
-    content: Table
+    content: Table | None
     id_column: str
 
     @property
@@ -25,6 +25,7 @@ class Kind:
 
 DICTS = Kind(tables.dicts, tables.dict_entries, "dict_id")
 QUEUES = Kind(tables.queues, tables.queue_items, "queue_id")
+VOLUMES = Kind(tables.volumes, None, "volume_id")
 
 NamedRow = Row[*tuple[Any, ...]]  # object_id, name, environment_id, created_at
 
@@ -78,7 +79,13 @@ def set_heartbeat(connection: Connection, kind: Kind, object_id: str, at: float)
     connection.execute(update(kind.table).where(kind.id == object_id).values(heartbeat_at=at))
 
 
+def rename(connection: Connection, kind: Kind, object_id: str, name: str) -> None:
+    """Give an object another name, which must be free."""
+    connection.execute(update(kind.table).where(kind.id == object_id).values(name=name))
+
+
 def remove(connection: Connection, kind: Kind, object_ids: Collection[str]) -> None:
     """Remove objects with what they hold."""
-    connection.execute(delete(kind.content).where(kind.content.c[kind.id_column].in_(object_ids)))
+    if kind.content is not None:
+        connection.execute(delete(kind.content).where(kind.content.c[kind.id_column].in_(object_ids)))
     connection.execute(delete(kind.table).where(kind.id.in_(object_ids)))

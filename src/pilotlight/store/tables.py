@@ -144,6 +144,7 @@ images = Table(
     Column("metadata", LargeBinary, nullable=False),  # modal.client.ImageMetadata
     Column("created_at", Float, nullable=False),
     Column("finished_at", Float),
+    Column("used_at", Float),  # when it was last asked for, to about an hour; None: not since it was made
 )
 
 image_logs = Table(

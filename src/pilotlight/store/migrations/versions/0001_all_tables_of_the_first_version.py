@@ -167,6 +167,7 @@ def upgrade() -> None:
         sa.Column("metadata", sa.LargeBinary(), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.Column("finished_at", sa.Float(), nullable=True),
+        sa.Column("used_at", sa.Float(), nullable=True),
         sa.PrimaryKeyConstraint("image_id"),
     )
     op.create_table(
@@ -379,6 +380,19 @@ def upgrade() -> None:
         sa.Column("environment_id", sa.String(), nullable=False),
         sa.PrimaryKeyConstraint("token_id", "environment_id"),
     )
+    op.create_table(
+        "volumes",
+        sa.Column("volume_id", sa.String(), nullable=False),
+        sa.Column("environment_id", sa.String(), nullable=False),
+        sa.Column("name", sa.String(), nullable=True),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("commits", sa.Integer(), nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("heartbeat_at", sa.Float(), nullable=True),
+        sa.PrimaryKeyConstraint("volume_id"),
+    )
+    with op.batch_alter_table("volumes", schema=None) as batch_op:
+        batch_op.create_index("volumes_by_name", ["environment_id", "name"], unique=True)
 
 
 def downgrade() -> None:
