@@ -71,12 +71,15 @@ class Settings(BaseSettings):
     log_level: str = "INFO"
     synchronous: str = "FULL"  # SQLite's pragma: FULL survives power loss, NORMAL survives only crashes of ours
     result_ttl_s: int = 7 * 24 * 3600
+    gc_grace_s: int = 24 * 3600  # what nobody refers to is kept for so long after its last use
+    image_ttl_s: int = 30 * 24 * 3600  # an image that nobody refers to is kept for so long after it was last asked for
     oci_runtime: str = "crun"
     network_slot: int = -1  # 0..99, the addresses of this platform's containers; -1: the supervisor picks a free one
     debian_mirror: str = ""  # empty: what the host's apt uses
     pip_index_url: str = ""  # empty: what the host's pip uses
     registry_mirror: str = ""  # "host:port" of a registry asked instead of the reference's own
     registry_insecure: bool = False  # that registry speaks plain HTTP
+    volumes_dir: Annotated[Path | None, BeforeValidator(_absolute_or_none)] = None  # files of volumes; None: `volumes` in the state
     cache: Annotated[Path, BeforeValidator(_absolute)] = Path("/var/cache/pilotlight")  # Debian bases, shared by all platforms here
     image_builder_version: str = "2025.06"
     max_containers_per_node: int = 200
@@ -106,6 +109,11 @@ class Settings(BaseSettings):
     def objects_dir(self) -> Path:
         """Root of the object store: `blobs/<id>` and `sha256/<hex>`."""
         return self.state / "objects"
+
+    @property
+    def volumes_path(self) -> Path:
+        """`<volume id>/`: the files of each volume, ids unshifted."""
+        return self.volumes_dir or self.state / "volumes"
 
     @property
     def layers_dir(self) -> Path:

@@ -16,6 +16,7 @@ from pilotlight.control.calls import Calls
 from pilotlight.control.dicts import Dicts
 from pilotlight.control.environments import Environments
 from pilotlight.control.functions import Functions
+from pilotlight.control.garbage import Ages, Garbage
 from pilotlight.control.images import Images
 from pilotlight.control.mounts import Mounts
 from pilotlight.control.nodes import Nodes
@@ -28,10 +29,17 @@ from pilotlight.control.schedules import Schedules
 from pilotlight.control.secrets import Secrets
 from pilotlight.control.tasks import Tasks
 from pilotlight.control.tokens import Tokens
+from pilotlight.control.webhook_deliveries import WebhookDeliveries
+from pilotlight.control.webhook_sender import WebhookSender
+from pilotlight.control.webhooks import Webhooks
+from pilotlight.control.volume_files import VolumeFiles
+from pilotlight.control.volumes import Volumes
 from pilotlight.loops import runner
 from pilotlight.loops.expire import ExpireLoop
+from pilotlight.loops.garbage import GarbageLoop
 from pilotlight.loops.scale import ScaleLoop
 from pilotlight.loops.schedules import ScheduleLoop
+from pilotlight.loops.webhooks import WebhookLoop
 from pilotlight.objects import Objects
 from pilotlight.objects.keys import KeyFile, load_or_create_key
 from pilotlight.rpc.apps import AppHandlers
@@ -50,6 +58,7 @@ from pilotlight.rpc.queues import QueueHandlers
 from pilotlight.rpc.secrets import SecretHandlers
 from pilotlight.rpc.tasks import TaskHandlers
 from pilotlight.rpc.workspace import WorkspaceHandlers
+from pilotlight.rpc.volumes import VolumeHandlers
 from pilotlight.store import output_tables
 from pilotlight.store.database import Database, create_missing, open_engine
 from pilotlight.store.schema import migrate
@@ -83,6 +92,10 @@ class Server:
         self.secrets = Secrets(database=database, environments=self.environments, key_file=key_file)
         self.dicts = Dicts(database=database, environments=self.environments)
         self.queues = Queues(database=database, environments=self.environments)
+        self.volumes = Volumes(database=database, environments=self.environments, directory=settings.volumes_path)
+        self.volume_files = VolumeFiles(
+            volumes=self.volumes, objects=objects, signing_key=self.signing_key, base_url=f"http://{settings.web}"
+        )
         self.functions = Functions(database)
         self.apps = Apps(database=database, environments=self.environments, functions=self.functions)
         self.nodes = Nodes()
@@ -96,7 +109,24 @@ class Server:
         )
         self.pools = Pools(database, self.functions, self.nodes)
         self.autoscalers = Autoscalers(database=database, apps=self.apps, functions=self.functions, pools=self.pools)
-        self.calls = Calls(database, self.pools)
+        allow_private = settings.webhook_allow_private
+        self.webhooks = Webhooks(
+            database=database,
+            environments=self.environments,
+            apps=self.apps,
+            key=load_or_create_key(keys / "webhooks.key"),
+            allow_private=allow_private,
+        )
+        self.calls = Calls(database, self.pools, self.webhooks)
+        self.webhook_sender = WebhookSender(allow_private=allow_private)
+        self.webhook_deliveries = WebhookDeliveries(
+            database=database,
+            webhooks=self.webhooks,
+            environments=self.environments,
+            sender=self.webhook_sender,
+            may_go_on=self.calls.may_go_on,
+        )
+        self.webhook_loop = WebhookLoop(self.webhook_deliveries, self.webhooks.due)
         self.tasks = Tasks(
             database=database,
             pools=self.pools,
@@ -110,6 +140,14 @@ class Server:
         )
         self.schedules = Schedules(database=database, apps=self.apps, calls=self.calls, output_log=self.output_log)
         self.recovery = Recovery(calls=self.calls, tasks=self.tasks, pools=self.pools, nodes=self.nodes, images=self.images)
+        self.garbage = Garbage(
+            database=database,
+            objects=objects,
+            mounts=self.mounts,
+            images=self.images,
+            nodes=self.nodes,
+            ages=Ages(grace_s=settings.gc_grace_s, image_s=settings.image_ttl_s, result_s=settings.result_ttl_s),
+        )
         self.overview = Overview(
             apps=self.apps,
             calls=self.calls,
@@ -118,9 +156,10 @@ class Server:
             nodes=self.nodes,
             images=self.images,
             schedules=self.schedules,
+            webhooks=self.webhook_deliveries,
         )
         self.apps.is_busy = self.calls.is_busy
-        self.environments.before_delete.append(self.apps.stop_all_in)
+        self.environments.before_delete += [self.apps.stop_all_in, self.webhooks.remove_all_in]
         self.apps.after_live.append(self.schedules.follow)
         self.apps.after_live.append(self.autoscalers.keep_warm)
         self.apps.on_stop = self._app_stopped
@@ -142,6 +181,7 @@ class Server:
         await server.tokens.ensure_first(settings.first_token_path)
         await server.output_log.restore()
         await server.apps.restore()
+        await server.webhooks.restore()
         await server.recovery.restore()
         await server.autoscalers.restore()
         await server.schedules.restore()
@@ -166,6 +206,7 @@ class Server:
             SecretHandlers(self.secrets),
             DictHandlers(self.dicts),
             QueueHandlers(self.queues),
+            VolumeHandlers(self.volumes, self.volume_files),
             TaskHandlers(self.tasks, self.apps, self.environments),
         ]
 
@@ -179,10 +220,12 @@ class Server:
             tasks=self.tasks,
             images=self.images,
             output_log=self.output_log,
+            garbage=self.garbage,
             node_token=self.node_token,
             max_containers=self.settings.max_containers_per_node,
         )
-        listeners = [GrpcServer([public]), GrpcServer([for_tasks, ControlService(self.overview, self.tokens, self.secrets)])]
+        control = ControlService(self.overview, self.tokens, self.secrets, self.garbage, self.webhooks)
+        listeners = [GrpcServer([public]), GrpcServer([for_tasks, control])]
         for listener, listening in zip(listeners, (api, inner), strict=True):
             await listener.start(sock=listening, backlog=BACKLOG)
         self._listeners = listeners
@@ -201,12 +244,14 @@ class Server:
                 "dicts": self.dicts.collect,
                 "queues": self.queues.collect,
                 "secrets": self.secrets.collect,
+                "volumes": self.volumes.collect,
                 "idle_maps": self.calls.forget_idle_maps,
+                "webhook_deliveries": self.webhooks.collect,
             },
             now=time.time,
         )
         schedules = ScheduleLoop(self.schedules)
-        return [runner.run(loop, chance) for loop in (scale, expire, schedules)]
+        return [runner.run(loop, chance) for loop in (scale, expire, schedules, self.webhook_loop, GarbageLoop(self.garbage))]
 
     async def close(self) -> None:
         """Stop serving, then finish what was being written."""
@@ -217,6 +262,9 @@ class Server:
             await listener.wait_closed()
         if self._node_listener is not None:
             await self._node_listener.close()
+        await self.webhook_loop.close()
+        await self.webhook_sender.close()
+        self.volumes.close()
         await self.tokens.record_use()
         await self.output_database.close()
         await self.database.close()

@@ -1,6 +1,6 @@
-"""Files on their way into volumes and out of them. Bytes of any size go by the edge; the server says where to, and puts files in place.
+"""Files on their way into volumes and out of them. Bytes go by the edge; the server says where to, and puts files in place.
 
-A request that is repeated after its reply was lost is answered as before: from memory, or because the files are there as it wants them.
+A request that is repeated after its reply was lost is answered as before: from memory, or because the files are as it wants them.
 """
 
 import hashlib
@@ -181,9 +181,7 @@ class VolumeFiles:
 
     async def _prepare(self, volume_id: str, files: Sequence[object]) -> int:
         if len(files) > MAX_FILES_AT_ONCE:
-            raise errors.OverLimit(
-                f"{len(files)} files in one upload are over the limit of {MAX_FILES_AT_ONCE}. Send them in parts."
-            )
+            raise errors.OverLimit(f"{len(files)} files in one upload, over the limit of {MAX_FILES_AT_ONCE}. Send them in parts.")
         return await self._volumes.version_of(volume_id)
 
     # ---- out ----

@@ -1,7 +1,7 @@
 """Volumes: names and versions in the database, files in directories. What is acknowledged is on disk.
 
-The files are everybody's at any time: containers have them mounted, clients send and fetch them through here. What this process does
-to them runs on threads of its own, so that a slow disk holds up nothing else.
+The files are everybody's at any time: containers have them mounted, clients send and fetch them through here. What this process
+does to them runs on threads of its own, so that a slow disk holds up nothing else.
 """
 
 import asyncio

@@ -5,6 +5,7 @@ there is for `pilotlight.volumes` to see to, at the moment of each access.
 """
 
 import hashlib
+import itertools
 import posixpath
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -70,7 +71,7 @@ def block_lengths(size_bytes: int) -> list[int]:
 def block_ranges(start: int, end: int) -> list[tuple[int, int]]:
     """The range start..end of a file, cut where its blocks begin."""
     cuts = [start, *range((start // BLOCK_BYTES + 1) * BLOCK_BYTES, end, BLOCK_BYTES), end]
-    return list(zip(cuts, cuts[1:], strict=False)) if start < end else []
+    return list(itertools.pairwise(cuts)) if start < end else []
 
 
 def check_file(path: str, size_bytes: int, blocks: Sequence[bytes]) -> None:
@@ -108,9 +109,7 @@ def check_mounts(mounts: Iterable[VolumeMount], owner: str) -> None:
             if is_below(path, other) or is_below(other, path):
                 raise errors.InvalidInput(f"{owner}: the mount paths {other!r} and {path!r} lie in one another. Separate them.")
         if mount.volume_id in volumes:
-            raise errors.InvalidInput(
-                f"{owner}: volume {mount.volume_id} is mounted twice. Mount it once, and use its directories."
-            )
+            raise errors.InvalidInput(f"{owner}: volume {mount.volume_id} is mounted twice. Mount it once.")
         seen[path] = mount.volume_id
         volumes.add(mount.volume_id)
 

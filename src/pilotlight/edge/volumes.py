@@ -87,9 +87,7 @@ class Volumes:
         found = os.fstat(descriptor)
         if found.st_ino != inode or found.st_size < end:
             os.close(descriptor)
-            raise LostRace(
-                f"{'/'.join(parts)!r} was replaced or shortened while it was being read. Read it again from its beginning."
-            )
+            raise LostRace(f"{'/'.join(parts)!r} was replaced or shortened while it was being read. Read it again.")
         return descriptor
 
     async def _pieces(self, descriptor: int, start: int, end: int) -> AsyncIterator[bytes]:

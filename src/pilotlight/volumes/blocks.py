@@ -160,7 +160,7 @@ def holds(descriptor: int, offset: int, length: int, digest: bytes) -> bool:
 
 def _waiting(places: Places, volume_id: str) -> set[bytes]:
     try:
-        return {bytes.fromhex(name) for name in os.listdir(places.blocks / volume_id)}
+        return {bytes.fromhex(path.name) for path in (places.blocks / volume_id).iterdir()}
     except FileNotFoundError:
         return set()
 
@@ -173,9 +173,7 @@ def _copy_waiting(block: Path, target: int, offset: int, most_bytes: int) -> boo
     try:
         size = os.fstat(source).st_size
         if size > most_bytes:
-            raise errors.InvalidInput(
-                "A block is longer than its place in the file. Name the hash of the block without trailing zeros."
-            )
+            raise errors.InvalidInput("A block is longer than its place in the file. Name its hash without trailing zeros.")
         changes.copy_range(source, target, size, 0, offset)
         return True
     finally:

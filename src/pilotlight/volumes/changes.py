@@ -1,7 +1,7 @@
 """Files put into volumes: each appears whole in one step or not at all, and the last one to come stays.
 
-A file is filled as a draft outside of every volume, synced, and renamed to its place; the directories of a request's files are synced
-before the request is answered. So what was acknowledged outlasts a loss of power, and what was not leaves the old file as it was.
+A file is filled as a draft outside of every volume, synced, and renamed to its place; the directories of a request's files are
+synced before the request is answered. So what was acknowledged outlasts a loss of power, and what was not leaves the old file as it was.
 """
 
 import contextlib
@@ -135,7 +135,7 @@ def sync_file_system(path: Path) -> None:
 
 
 def copy_range(source: int, target: int, length: int, source_offset: int = 0, target_offset: int = 0) -> None:
-    """Copy bytes between files; the kernel does it, and shares blocks where the file system can. Raises WrongState if there are fewer."""
+    """Copy bytes between files; the kernel does it, and shares blocks where it can. Raises WrongState if there are fewer."""
     left = length
     in_kernel = True
     while left:

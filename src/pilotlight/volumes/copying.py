@@ -28,9 +28,7 @@ def copy(places: Places, volume_id: str, sources: Sequence[Parts], target: Parts
     existing = walking.find(tree, target)
     is_directory = existing is not None and stat.S_ISDIR(existing.st_mode)
     if not is_directory and (into_directory or len(sources) > 1):
-        raise errors.InvalidInput(
-            f"{shown(target)!r} is not a directory. Copy several files, or to a path with '/', into one that exists."
-        )
+        raise errors.InvalidInput(f"{shown(target)!r} is not a directory. Name one that exists, or another file.")
     plan = [(source, (*target, *source[-1:]) if is_directory else target) for source in sources]
     for source, destination in plan:
         _check(tree, source, destination, recursive=recursive)
@@ -77,9 +75,7 @@ def _copy_one(places: Places, volume_id: str, source: Parts, destination: Parts)
             case stat.S_IFLNK:
                 _copy_link(places, tree, entry.parts, place)
             case _:
-                raise errors.InvalidInput(
-                    f"{shown(entry.parts)!r} is a pipe, socket or device, which can't be copied. Remove it first."
-                )
+                raise errors.InvalidInput(f"{shown(entry.parts)!r} is a pipe, socket or device, which can't be copied.")
         if len(files) == FILES_AT_ONCE:
             changes.put(places, volume_id, files, overwrite=True)
             files.clear()

@@ -1,4 +1,4 @@
-"""How many files a volume may hold: version 1 in all, version 2 in each directory. Programs in containers are held to it at commits."""
+"""How many files a volume may hold: version 1 in all, version 2 in each directory."""
 
 import os
 from collections import Counter
@@ -17,13 +17,13 @@ def check_room(tree: Path, version: int, new: Sequence[Parts], *, more: Callable
         added = sum(walking.find(tree, parts) is None for parts in new) if present + len(new) > MAX_V1_FILES else 0
         if present + added + more(MAX_V1_FILES) > MAX_V1_FILES:
             raise errors.OverLimit(
-                f"A volume of version 1 holds {MAX_V1_FILES} files and directories at most. Remove some, or use a volume of version 2."
+                f"A volume of version 1 holds {MAX_V1_FILES} files and directories at most. Remove some, or use version 2."
             )
         return
     for directory, count in Counter(parts[:-1] for parts in new).items():
         if count + _entries_in(tree, directory) > MAX_DIRECTORY_ENTRIES:
             raise errors.OverLimit(
-                f"The directory {shown(directory)!r} would have more than {MAX_DIRECTORY_ENTRIES} entries. Spread the files over several."
+                f"The directory {shown(directory)!r} would have more than {MAX_DIRECTORY_ENTRIES} entries. Use several directories."
             )
 
 
@@ -33,6 +33,7 @@ def _entries_in(tree: Path, directory: Parts) -> int:
     except (errors.NotFound, errors.InvalidInput):
         return 0  # not there yet, or no directory, which the upload itself will say
     try:
-        return len(os.listdir(descriptor))
+        with os.scandir(descriptor) as scan:
+            return sum(1 for _ in scan)
     finally:
         os.close(descriptor)

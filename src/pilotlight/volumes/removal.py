@@ -42,7 +42,8 @@ def empty_trash(places: Places) -> int:
     trash = os.open(places.trash, _DIRECTORY)
     removed = 0
     try:
-        waiting = os.listdir(trash)
+        with os.scandir(trash) as scan:
+            waiting = [found.name for found in scan]
         while waiting:
             name = waiting.pop()
             try:

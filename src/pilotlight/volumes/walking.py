@@ -92,9 +92,7 @@ def translated(error: OSError, parts: Parts, parent: int = -1) -> errors.Pilotli
         case errno.EAGAIN:
             return errors.Busy(f"A program holds a lease on {path!r}. Try again when it has ended.")
         case errno.ENOSPC | errno.EDQUOT:
-            return errors.OverLimit(
-                f"The disk of the volumes is full, {path!r} was not written. Make room on the platform's machine."
-            )
+            return errors.OverLimit(f"The disk of the volumes is full, {path!r} was not written. Make room there.")
         case _:
             return errors.WrongState(f"{path!r} can't be reached: {error.strerror}.")
 
@@ -138,7 +136,7 @@ def file(root: Path, parts: Parts) -> Generator[int]:
 
 
 def open_file(root: Path, parts: Parts) -> int:
-    """As `file`, for the caller to close. What the name means is pinned before it is opened, so that no pipe can slip in between."""
+    """As `file`, for the caller to close. What the name means is pinned before it is opened: no pipe can slip in between."""
     with directory(root, parts[:-1]) as parent:
         return open_file_in(parent, parts)
 
