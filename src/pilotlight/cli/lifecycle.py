@@ -23,10 +23,15 @@ def _announce(settings: Settings, seconds: float) -> None:
 @click.option("--api", metavar="HOST:PORT", help="Where the gRPC API listens (default 127.0.0.1:9900).")
 @click.option("--web", metavar="HOST:PORT", help="Where HTTP listens (default 127.0.0.1:9980).")
 @click.option("--insecure", is_flag=True, default=None, help="Allow plain HTTP on addresses that other machines can reach.")
+@click.option(
+    "--webhook-allow-private", is_flag=True, default=None, help="Allow completion webhooks to loopback and private addresses."
+)
 @state_option
-def up(detach: bool, api: str | None, web: str | None, insecure: bool | None, state: Path | None) -> None:
+def up(
+    detach: bool, api: str | None, web: str | None, insecure: bool | None, webhook_allow_private: bool | None, state: Path | None
+) -> None:
     """Start the platform on this machine."""
-    settings = settings_for(state, api=api, web=web, insecure=insecure)
+    settings = settings_for(state, api=api, web=web, insecure=insecure, webhook_allow_private=webhook_allow_private)
     running = bring_up(settings, detach=detach, announce=_announce)
     if running is not None:
         click.echo(f"Pilotlight is already running (pid {running.pid}): API {running.api}, web {running.web}")

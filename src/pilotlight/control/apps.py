@@ -78,6 +78,7 @@ class Apps:
         self._functions = functions
         self._now = now
         self._live: dict[str, AppRecord] = {}
+        self._ending: dict[str, AppRecord] = {}
         self._layouts: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
         self.is_busy: Callable[[str], bool] = lambda app_id: False  # whether an app has work to do
         self.on_stop: Callable[[AppRecord, str], Awaitable[None]] | None = None
@@ -134,6 +135,10 @@ class Apps:
         if row is None:
             raise errors.NotFound(f"There is no app {app_id}.")
         raise errors.WrongState(f"App {row.name or row.description!r} ({app_id}) has stopped. Deploy or run it again.")
+
+    def find(self, app_id: str) -> AppRecord | None:
+        """An app that runs, or is just being stopped."""
+        return self._live.get(app_id) or self._ending.get(app_id)
 
     async def row(self, app_id: str) -> Row[*tuple[Any, ...]]:
         """The row of an app, stopped or not. Raises NotFound."""
@@ -302,8 +307,12 @@ class Apps:
             return
         self._layouts.pop(app_id, None)
         log.info("app_stopped", app_id=app_id, name=record.title, reason=reason)
-        if self.on_stop is not None:
-            await self.on_stop(record, reason)
+        self._ending[app_id] = record
+        try:
+            if self.on_stop is not None:
+                await self.on_stop(record, reason)
+        finally:
+            del self._ending[app_id]
         self._functions.forget(app_id)
 
     async def disconnect(self, request: api_pb2.AppClientDisconnectRequest) -> None:

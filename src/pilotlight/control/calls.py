@@ -17,9 +17,10 @@ from sqlalchemy import Connection
 
 from pilotlight.control.functions import retry_policy_of
 from pilotlight.control.live import BETWEEN_INPUTS_S, LiveCall, LiveInput, LiveTask, Pool
-from pilotlight.control.outputs import OutputReader, Outputs, Wish
+from pilotlight.control.outputs import OutputReader, Outputs, Wish, output_item
 from pilotlight.control.pools import Pools
 from pilotlight.control.streams import Streams
+from pilotlight.control.webhooks import MAP_SETTLE_S, Webhooks
 from pilotlight.core import errors, ids
 from pilotlight.core.inputs import InputEvent, InputState, Recorded
 from pilotlight.core.tasks import TaskState
@@ -52,9 +53,10 @@ class Accepted:
 class Calls:
     """All calls. Lives on the event loop's thread."""
 
-    def __init__(self, database: Database, pools: Pools, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, database: Database, pools: Pools, webhooks: Webhooks, now: Callable[[], float] = time.time) -> None:
         self._database = database
         self._pools = pools
+        self._webhooks = webhooks
         self._now = now
         self._live: dict[str, LiveCall] = {}
         self._remembered: OrderedDict[str, LiveCall] = OrderedDict()
@@ -118,7 +120,7 @@ class Calls:
         fresh, accepted = self._admit(call, items)
         if fresh:
             rows = [self._input_row(item) for item in fresh]
-            written = self._database.write(lambda connection: store.insert_inputs(connection, rows))
+            written = self._database.write(self._webhooks.going_on(call, lambda connection: store.insert_inputs(connection, rows)))
             self._pools.enqueue(call.pool, fresh)
             await self._until_written(written, call, fresh)
         return accepted
@@ -146,7 +148,7 @@ class Calls:
             return
         rows = [(item.input_id, item.retry_count, item.payload) for item in again]
         # The last attempt's output may be on its way to the disk yet: its node is to hear of that before it gets the next.
-        await self._database.write(lambda connection: store.reopen_inputs(connection, rows))
+        await self._database.write(self._webhooks.going_on(call, lambda connection: store.reopen_inputs(connection, rows)))
         self._pools.enqueue(call.pool, again)
 
     def _admit(self, call: LiveCall, items: Sequence[api_pb2.FunctionPutInputsItem]) -> tuple[list[LiveInput], list[Accepted]]:
@@ -222,7 +224,7 @@ class Calls:
             if self._try_again(live, item.result):
                 continue
             if live.move(InputEvent.FINISH):
-                finished.append((live, self._output_item(live, item, task.task_id)))
+                finished.append((live, output_item(live, item, task.task_id, self._now())))
         self._pools.pump(task.pool)
         if not finished:
             return
@@ -256,7 +258,7 @@ class Calls:
         for live in ended:
             if live.move(InputEvent.FINISH):
                 put = api_pb2.FunctionPutOutputsItem(result=result, output_created_at=self._now())
-                finished.append((live, self._output_item(live, put, task_id)))
+                finished.append((live, output_item(live, put, task_id, self._now())))
         if finished:
             await self._finish_surely(finished)
 
@@ -270,21 +272,6 @@ class Calls:
                 log.error("outputs_not_stored", inputs=len(finished), exc_info=error)
             await asyncio.sleep(delay_s)
             delay_s = min(LONGEST_RETRY_S, delay_s * 2)
-
-    def _output_item(self, live: LiveInput, item: api_pb2.FunctionPutOutputsItem, task_id: str) -> api_pb2.FunctionGetOutputsItem:
-        result = item.result
-        if result.status == Result.GENERIC_STATUS_TERMINATED and not result.exception:
-            result.exception = "The input was cancelled."
-        return api_pb2.FunctionGetOutputsItem(
-            result=result,
-            idx=live.idx,
-            input_id=live.input_id,
-            data_format=item.data_format,
-            task_id=task_id,
-            input_started_at=item.input_started_at,
-            output_created_at=item.output_created_at or self._now(),
-            retry_count=live.retry_count,
-        )
 
     async def _finish(self, finished: Sequence[tuple[LiveInput, api_pb2.FunctionGetOutputsItem]]) -> None:
         rows: list[dict[str, Any]] = []
@@ -311,7 +298,7 @@ class Calls:
         late: list[Numbered] = []
         for entry in numbered:
             (early if self._may_be_early(entry[0].call) else late).append(entry)
-        written = self._database.write(lambda connection: store.insert_outputs(connection, rows), patient=not late)
+        written = self._webhooks.writing(numbered, lambda connection: store.insert_outputs(connection, rows), patient=not late)
         self._show(early)
         await written
         self.finished_total += len(rows)
@@ -461,10 +448,21 @@ class Calls:
 
     def let_go(self, call_id: str) -> None:
         """The caller has all outputs that it wants: they stay on disk, not in memory."""
+        self.complete(call_id)
         call = self._live.get(call_id)
         if call is not None and not call.unfinished and not call.waiters:
             del self._live[call_id]
         self._remembered.pop(call_id, None)
+
+    def complete(self, call_id: str) -> None:
+        """The caller of a map sends no more inputs."""
+        if (call := self._find(call_id)) is not None:
+            call.inputs_complete = True
+        self._webhooks.complete(call_id)
+
+    def may_go_on(self, call_id: str) -> bool:
+        """Whether the caller of a map is there, and may send more inputs."""
+        return (call := self._live.get(call_id)) is not None and call.may_go_on(MAP_SETTLE_S)
 
     async def forget_idle_maps(self) -> int:
         """Let go of finished maps whose caller has not been seen for long, perhaps because it died; returns how many."""

@@ -61,6 +61,7 @@ class LiveCall:
     outputs_complete: bool = True  # False: some outputs are on disk only
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
     cancelled: bool = False
+    inputs_complete: bool = False  # of a map: its caller has said that it sends no more
     looked_at: float = field(default_factory=lambda: asyncio.get_running_loop().time())  # when its caller was last seen
     wakes: int = 0  # how often there was something new: who reads the disk meanwhile misses nothing
 
@@ -80,6 +81,12 @@ class LiveCall:
     def may_grow(self) -> bool:
         """Whether inputs may still come. Who spawns a map learns its id, and can ask for outputs, only when all are sent."""
         return self.is_map and self.client_retries and not self.cancelled
+
+    def may_go_on(self, patience_s: float) -> bool:
+        """Whether the caller of a map may send more inputs: it has not said otherwise, and was seen so lately."""
+        if not self.may_grow or self.inputs_complete:
+            return False
+        return bool(self.waiters) or self.looked_at > asyncio.get_running_loop().time() - patience_s
 
     @property
     def client_retries(self) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from modal_proto import api_pb2
 from sqlalchemy import Connection
 
-from pilotlight.control.live import LiveCall
+from pilotlight.control.live import LiveCall, LiveInput
 from pilotlight.core import errors
 from pilotlight.store import calls as store
 from pilotlight.store.database import Database
@@ -95,6 +95,23 @@ def _from_memory(call: LiveCall, wish: Wish) -> Outputs:
         chosen = newer[::-1][: wish.limit]
     last_seq = chosen[-1][0] if chosen else wish.after_seq
     return Outputs([item for _, item in chosen], last_seq, len(call.unfinished))
+
+
+def output_item(live: LiveInput, item: api_pb2.FunctionPutOutputsItem, task_id: str, now: float) -> api_pb2.FunctionGetOutputsItem:
+    """What a caller is given of what a container, or the platform in its place, has put."""
+    result = item.result
+    if result.status == api_pb2.GenericResult.GENERIC_STATUS_TERMINATED and not result.exception:
+        result.exception = "The input was cancelled."
+    return api_pb2.FunctionGetOutputsItem(
+        result=result,
+        idx=live.idx,
+        input_id=live.input_id,
+        data_format=item.data_format,
+        task_id=task_id,
+        input_started_at=item.input_started_at,
+        output_created_at=item.output_created_at or now,
+        retry_count=live.retry_count,
+    )
 
 
 async def _wait_for_output(call: LiveCall, timeout_s: float) -> None:

@@ -20,6 +20,7 @@ from pilotlight.control.nodes import Nodes
 from pilotlight.control.pools import Pools
 from pilotlight.control.schedules import Schedules
 from pilotlight.control.tasks import Tasks
+from pilotlight.control.webhook_deliveries import OUTCOMES, WebhookDeliveries
 from pilotlight.core.tasks import TaskState
 
 
@@ -36,6 +37,7 @@ class Overview(Collector):
         nodes: Nodes,
         images: Images,
         schedules: Schedules,
+        webhooks: WebhookDeliveries,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._apps = apps
@@ -45,6 +47,7 @@ class Overview(Collector):
         self._nodes = nodes
         self._images = images
         self._schedules = schedules
+        self._webhooks = webhooks
         self._now = now
         self._started_at = now()
         self._registry = CollectorRegistry(auto_describe=False)
@@ -166,6 +169,15 @@ class Overview(Collector):
         )
         yield CounterMetricFamily(
             "pilotlight_task_seconds", "Seconds of containers that have ended", value=self._tasks.seconds_total
+        )
+        attempts = CounterMetricFamily("pilotlight_webhook_attempts", "Attempts at completion webhooks", labels=["outcome"])
+        for outcome in OUTCOMES:
+            attempts.add_metric([outcome], self._webhooks.outcomes[outcome])
+        yield attempts
+        yield GaugeMetricFamily(
+            "pilotlight_webhook_deliveries_pending",
+            "Webhook deliveries still to be made",
+            value=self._webhooks.pending,
         )
 
 

@@ -1,7 +1,7 @@
 """Results as JSON, where they are nothing but plain values: null, booleans, numbers, text, lists, and objects with text for keys.
 
-A pickle is never opened here: that would run what is in it. CBOR is read without its tags, which stand for richer types, and by which
-a few bytes can name the same list a million times.
+A pickle is never opened here: that would run what is in it. CBOR is read without its tags, which stand for richer types, and by
+which a few bytes can name the same list a million times.
 """
 
 import json

@@ -126,7 +126,7 @@ def _kind(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
 
 
 def check_url(url: str, *, allow_private: bool) -> str:
-    """The URL, if it can be one of a receiver; raises InvalidInput. Names are looked up, and their addresses judged, at each attempt."""
+    """The URL, if it can be one of a receiver; raises InvalidInput. Its name is looked up, and judged, at each attempt."""
     parts = _split(url)
     host = parts.hostname or ""
     if parts.scheme not in ("http", "https") or not host:
@@ -172,7 +172,7 @@ def _is_address(host: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What is said of the one input of a call. `result_format`: "cbor", "pickle", "generator", or empty where there is no result."""
+    """What is said of the one input of a call. `result_format`: "cbor", "pickle", "generator", "http"."""
 
     input_id: str
     status: str  # "success", "failure", "timeout" …
@@ -240,7 +240,11 @@ def document(call: EndedCall) -> dict[str, Any]:
     if (outcome := call.outcome) is not None:
         data |= _of_outcome(outcome)
     else:
-        data |= {"status": event.value.partition(".")[2], "inputs": sum(call.counts.values()), "inputs_by_status": dict(call.counts)}
+        data |= {
+            "status": event.value.partition(".")[2],
+            "inputs": sum(call.counts.values()),
+            "inputs_by_status": dict(call.counts),
+        }
     return {"type": event.value, "timestamp": _moment(call.finished_at), "data": data}
 
 

@@ -56,7 +56,8 @@ class CallHandlers:
         return api_pb2.FunctionRetryInputsResponse(input_jwts=[item.input_jwt for item in request.inputs])
 
     async def FunctionFinishInputs(self, caller: Caller, request: api_pb2.FunctionFinishInputsRequest) -> Empty:
-        await self._graphs.call(request.function_call_id)  # nothing waits for this word, but the call must be there
+        await self._graphs.call(request.function_call_id)
+        self._calls.complete(request.function_call_id)
         return Empty()
 
     async def FunctionGetOutputs(

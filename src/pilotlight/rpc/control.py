@@ -1,25 +1,36 @@
 """Pilotlight's own service for its command line and its edge, on the inner listener: who may open that socket owns the state."""
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 from grpclib import GRPCError, Status
 
+from pilotlight.control.garbage import Garbage
 from pilotlight.control.overview import Overview
 from pilotlight.control.secrets import Secrets
+from pilotlight.control.proxy_tokens import ProxyTokens
 from pilotlight.control.tokens import Tokens
+from pilotlight.control.web import Web
+from pilotlight.control.webhooks import Webhooks
 from pilotlight.core import errors
 from pilotlight.rpc.framework import status_of
+from pilotlight.rpc.web import WebControl
+from pilotlight.rpc.webhooks import WebhookControl
 from pilotlight.wire import platform_grpc, platform_pb2
 
 
-class ControlService(platform_grpc.ControlBase):
+class ControlService(WebhookControl, WebControl, platform_grpc.ControlBase):
     """Status, tokens, metrics."""
 
-    def __init__(self, overview: Overview, tokens: Tokens, secrets: Secrets) -> None:
+    def __init__(self, overview: Overview, tokens: Tokens, secrets: Secrets, garbage: Garbage, webhooks: Webhooks, web: Web, proxy_tokens: ProxyTokens) -> None:
         self._overview = overview
         self._tokens = tokens
         self._secrets = secrets
+        self._garbage = garbage
+        self._webhooks = webhooks
+        self._web = web
+        self._proxy_tokens = proxy_tokens
 
     async def Status(self, stream: Any) -> None:
         await stream.recv_message()
@@ -55,9 +66,6 @@ class ControlService(platform_grpc.ControlBase):
             raise GRPCError(status_of(error), str(error)) from error
         await stream.send_message(platform_pb2.TokenRevokeReply())
 
-    async def WebBind(self, stream: Any) -> None:
-        await stream.recv_message()
-        raise GRPCError(Status.UNIMPLEMENTED, "Web methods of classes with parameters are not built yet.")
 
     async def RotateSecretsKey(self, stream: Any) -> None:
         await stream.recv_message()
@@ -69,5 +77,6 @@ class ControlService(platform_grpc.ControlBase):
         await stream.send_message(reply)
 
     async def Collect(self, stream: Any) -> None:
-        await stream.recv_message()
-        raise GRPCError(Status.UNIMPLEMENTED, "Collecting garbage is not built yet.")
+        request = await stream.recv_message()
+        kinds = await self._garbage.collect(dry_run=request.dry_run)
+        await stream.send_message(platform_pb2.CollectReply(kinds=[platform_pb2.Collected(**asdict(kind)) for kind in kinds]))

@@ -39,11 +39,43 @@ class ControlBase(abc.ABC):
         pass
 
     @abc.abstractmethod
+    async def ProxyTokenCreate(self, stream: 'grpclib.server.Stream[pilotlight.wire.platform_pb2.TokenCreateRequest, pilotlight.wire.platform_pb2.TokenCreateReply]') -> None:
+        pass
+
+    @abc.abstractmethod
+    async def ProxyTokenList(self, stream: 'grpclib.server.Stream[pilotlight.wire.platform_pb2.TokenListRequest, pilotlight.wire.platform_pb2.TokenListReply]') -> None:
+        pass
+
+    @abc.abstractmethod
+    async def ProxyTokenRevoke(self, stream: 'grpclib.server.Stream[pilotlight.wire.platform_pb2.TokenRevokeRequest, pilotlight.wire.platform_pb2.TokenRevokeReply]') -> None:
+        pass
+
+    @abc.abstractmethod
     async def RotateSecretsKey(self, stream: 'grpclib.server.Stream[pilotlight.wire.platform_pb2.RotateSecretsKeyRequest, pilotlight.wire.platform_pb2.RotateSecretsKeyReply]') -> None:
         pass
 
     @abc.abstractmethod
     async def Collect(self, stream: 'grpclib.server.Stream[pilotlight.wire.platform_pb2.CollectRequest, pilotlight.wire.platform_pb2.CollectReply]') -> None:
+        pass
+
+    @abc.abstractmethod
+    async def WebhookAdd(self, stream: 'grpclib.server.Stream[pilotlight.wire.platform_pb2.WebhookAddRequest, pilotlight.wire.platform_pb2.WebhookAddReply]') -> None:
+        pass
+
+    @abc.abstractmethod
+    async def WebhookList(self, stream: 'grpclib.server.Stream[pilotlight.wire.platform_pb2.WebhookListRequest, pilotlight.wire.platform_pb2.WebhookListReply]') -> None:
+        pass
+
+    @abc.abstractmethod
+    async def WebhookRemove(self, stream: 'grpclib.server.Stream[pilotlight.wire.platform_pb2.WebhookRemoveRequest, pilotlight.wire.platform_pb2.WebhookRemoveReply]') -> None:
+        pass
+
+    @abc.abstractmethod
+    async def WebhookDeliveries(self, stream: 'grpclib.server.Stream[pilotlight.wire.platform_pb2.WebhookDeliveriesRequest, pilotlight.wire.platform_pb2.WebhookDeliveriesReply]') -> None:
+        pass
+
+    @abc.abstractmethod
+    async def WebhookRedeliver(self, stream: 'grpclib.server.Stream[pilotlight.wire.platform_pb2.WebhookRedeliverRequest, pilotlight.wire.platform_pb2.WebhookRedeliverReply]') -> None:
         pass
 
     def __mapping__(self) -> typing.Dict[str, grpclib.const.Handler]:
@@ -84,6 +116,24 @@ class ControlBase(abc.ABC):
                 pilotlight.wire.platform_pb2.WebBindRequest,
                 pilotlight.wire.platform_pb2.WebBindReply,
             ),
+            '/pilotlight.Control/ProxyTokenCreate': grpclib.const.Handler(
+                self.ProxyTokenCreate,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                pilotlight.wire.platform_pb2.TokenCreateRequest,
+                pilotlight.wire.platform_pb2.TokenCreateReply,
+            ),
+            '/pilotlight.Control/ProxyTokenList': grpclib.const.Handler(
+                self.ProxyTokenList,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                pilotlight.wire.platform_pb2.TokenListRequest,
+                pilotlight.wire.platform_pb2.TokenListReply,
+            ),
+            '/pilotlight.Control/ProxyTokenRevoke': grpclib.const.Handler(
+                self.ProxyTokenRevoke,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                pilotlight.wire.platform_pb2.TokenRevokeRequest,
+                pilotlight.wire.platform_pb2.TokenRevokeReply,
+            ),
             '/pilotlight.Control/RotateSecretsKey': grpclib.const.Handler(
                 self.RotateSecretsKey,
                 grpclib.const.Cardinality.UNARY_UNARY,
@@ -95,6 +145,36 @@ class ControlBase(abc.ABC):
                 grpclib.const.Cardinality.UNARY_UNARY,
                 pilotlight.wire.platform_pb2.CollectRequest,
                 pilotlight.wire.platform_pb2.CollectReply,
+            ),
+            '/pilotlight.Control/WebhookAdd': grpclib.const.Handler(
+                self.WebhookAdd,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                pilotlight.wire.platform_pb2.WebhookAddRequest,
+                pilotlight.wire.platform_pb2.WebhookAddReply,
+            ),
+            '/pilotlight.Control/WebhookList': grpclib.const.Handler(
+                self.WebhookList,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                pilotlight.wire.platform_pb2.WebhookListRequest,
+                pilotlight.wire.platform_pb2.WebhookListReply,
+            ),
+            '/pilotlight.Control/WebhookRemove': grpclib.const.Handler(
+                self.WebhookRemove,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                pilotlight.wire.platform_pb2.WebhookRemoveRequest,
+                pilotlight.wire.platform_pb2.WebhookRemoveReply,
+            ),
+            '/pilotlight.Control/WebhookDeliveries': grpclib.const.Handler(
+                self.WebhookDeliveries,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                pilotlight.wire.platform_pb2.WebhookDeliveriesRequest,
+                pilotlight.wire.platform_pb2.WebhookDeliveriesReply,
+            ),
+            '/pilotlight.Control/WebhookRedeliver': grpclib.const.Handler(
+                self.WebhookRedeliver,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                pilotlight.wire.platform_pb2.WebhookRedeliverRequest,
+                pilotlight.wire.platform_pb2.WebhookRedeliverReply,
             ),
         }
 
@@ -138,6 +218,24 @@ class ControlStub:
             pilotlight.wire.platform_pb2.WebBindRequest,
             pilotlight.wire.platform_pb2.WebBindReply,
         )
+        self.ProxyTokenCreate = grpclib.client.UnaryUnaryMethod(
+            channel,
+            '/pilotlight.Control/ProxyTokenCreate',
+            pilotlight.wire.platform_pb2.TokenCreateRequest,
+            pilotlight.wire.platform_pb2.TokenCreateReply,
+        )
+        self.ProxyTokenList = grpclib.client.UnaryUnaryMethod(
+            channel,
+            '/pilotlight.Control/ProxyTokenList',
+            pilotlight.wire.platform_pb2.TokenListRequest,
+            pilotlight.wire.platform_pb2.TokenListReply,
+        )
+        self.ProxyTokenRevoke = grpclib.client.UnaryUnaryMethod(
+            channel,
+            '/pilotlight.Control/ProxyTokenRevoke',
+            pilotlight.wire.platform_pb2.TokenRevokeRequest,
+            pilotlight.wire.platform_pb2.TokenRevokeReply,
+        )
         self.RotateSecretsKey = grpclib.client.UnaryUnaryMethod(
             channel,
             '/pilotlight.Control/RotateSecretsKey',
@@ -149,4 +247,34 @@ class ControlStub:
             '/pilotlight.Control/Collect',
             pilotlight.wire.platform_pb2.CollectRequest,
             pilotlight.wire.platform_pb2.CollectReply,
+        )
+        self.WebhookAdd = grpclib.client.UnaryUnaryMethod(
+            channel,
+            '/pilotlight.Control/WebhookAdd',
+            pilotlight.wire.platform_pb2.WebhookAddRequest,
+            pilotlight.wire.platform_pb2.WebhookAddReply,
+        )
+        self.WebhookList = grpclib.client.UnaryUnaryMethod(
+            channel,
+            '/pilotlight.Control/WebhookList',
+            pilotlight.wire.platform_pb2.WebhookListRequest,
+            pilotlight.wire.platform_pb2.WebhookListReply,
+        )
+        self.WebhookRemove = grpclib.client.UnaryUnaryMethod(
+            channel,
+            '/pilotlight.Control/WebhookRemove',
+            pilotlight.wire.platform_pb2.WebhookRemoveRequest,
+            pilotlight.wire.platform_pb2.WebhookRemoveReply,
+        )
+        self.WebhookDeliveries = grpclib.client.UnaryUnaryMethod(
+            channel,
+            '/pilotlight.Control/WebhookDeliveries',
+            pilotlight.wire.platform_pb2.WebhookDeliveriesRequest,
+            pilotlight.wire.platform_pb2.WebhookDeliveriesReply,
+        )
+        self.WebhookRedeliver = grpclib.client.UnaryUnaryMethod(
+            channel,
+            '/pilotlight.Control/WebhookRedeliver',
+            pilotlight.wire.platform_pb2.WebhookRedeliverRequest,
+            pilotlight.wire.platform_pb2.WebhookRedeliverReply,
         )
