@@ -14,6 +14,7 @@ from pilotlight.control.blobs import Blobs
 from pilotlight.control.call_graph import CallGraphs
 from pilotlight.control.calls import Calls
 from pilotlight.control.dicts import Dicts
+from pilotlight.control.edges import Edges
 from pilotlight.control.environments import Environments
 from pilotlight.control.functions import Functions
 from pilotlight.control.garbage import Ages, Garbage
@@ -23,17 +24,21 @@ from pilotlight.control.nodes import Nodes
 from pilotlight.control.output_log import OutputLog
 from pilotlight.control.overview import Overview
 from pilotlight.control.pools import Pools
+from pilotlight.control.proxy_tokens import ProxyTokens
 from pilotlight.control.queues import Queues
 from pilotlight.control.recovery import Recovery
 from pilotlight.control.schedules import Schedules
 from pilotlight.control.secrets import Secrets
 from pilotlight.control.tasks import Tasks
 from pilotlight.control.tokens import Tokens
+from pilotlight.control.volume_files import VolumeFiles
+from pilotlight.control.volumes import Volumes
+from pilotlight.control.web import Web
+from pilotlight.control.web_routes import WebRoutes
 from pilotlight.control.webhook_deliveries import WebhookDeliveries
 from pilotlight.control.webhook_sender import WebhookSender
 from pilotlight.control.webhooks import Webhooks
-from pilotlight.control.volume_files import VolumeFiles
-from pilotlight.control.volumes import Volumes
+from pilotlight.core.labels import addresses_of
 from pilotlight.loops import runner
 from pilotlight.loops.expire import ExpireLoop
 from pilotlight.loops.garbage import GarbageLoop
@@ -48,17 +53,19 @@ from pilotlight.rpc.blobs import BlobHandlers
 from pilotlight.rpc.calls import CallHandlers
 from pilotlight.rpc.control import ControlService
 from pilotlight.rpc.dicts import DictHandlers
+from pilotlight.rpc.edges import EdgeService
 from pilotlight.rpc.environments import EnvironmentHandlers
 from pilotlight.rpc.framework import Service
 from pilotlight.rpc.functions import FunctionHandlers
 from pilotlight.rpc.images import ImageHandlers
 from pilotlight.rpc.mounts import MountHandlers
 from pilotlight.rpc.nodes import NodeService
+from pilotlight.rpc.proxy_tokens import ProxyTokenHandlers
 from pilotlight.rpc.queues import QueueHandlers
 from pilotlight.rpc.secrets import SecretHandlers
 from pilotlight.rpc.tasks import TaskHandlers
-from pilotlight.rpc.workspace import WorkspaceHandlers
 from pilotlight.rpc.volumes import VolumeHandlers
+from pilotlight.rpc.workspace import WorkspaceHandlers
 from pilotlight.store import output_tables
 from pilotlight.store.database import Database, create_missing, open_engine
 from pilotlight.store.schema import migrate
@@ -96,7 +103,8 @@ class Server:
         self.volume_files = VolumeFiles(
             volumes=self.volumes, objects=objects, signing_key=self.signing_key, base_url=f"http://{settings.web}"
         )
-        self.functions = Functions(database)
+        addresses = addresses_of(settings.web_domain, settings.web_port, has_tls=settings.tls_cert is not None)
+        self.functions = Functions(database, addresses)
         self.apps = Apps(database=database, environments=self.environments, functions=self.functions)
         self.nodes = Nodes()
         self.output_log = OutputLog(output_database)
@@ -138,6 +146,25 @@ class Server:
             secrets=self.secrets,
             output_log=self.output_log,
         )
+        self.edges = Edges()
+        self.proxy_tokens = ProxyTokens(database=database, environments=self.environments)
+        self.web_routes = WebRoutes(
+            database=database,
+            apps=self.apps,
+            functions=self.functions,
+            environments=self.environments,
+            edges=self.edges,
+            addresses=addresses,
+            workspace=settings.workspace,
+        )
+        self.web = Web(
+            functions=self.functions,
+            pools=self.pools,
+            edges=self.edges,
+            routes=self.web_routes,
+            tokens=self.proxy_tokens,
+            max_waiting=settings.web_max_waiting,
+        )
         self.schedules = Schedules(database=database, apps=self.apps, calls=self.calls, output_log=self.output_log)
         self.recovery = Recovery(calls=self.calls, tasks=self.tasks, pools=self.pools, nodes=self.nodes, images=self.images)
         self.garbage = Garbage(
@@ -158,14 +185,18 @@ class Server:
             schedules=self.schedules,
             webhooks=self.webhook_deliveries,
         )
-        self.apps.is_busy = self.calls.is_busy
+        self.apps.is_busy = lambda app_id: self.calls.is_busy(app_id) or self.web_routes.serves(app_id)
+        self.tasks.on_serving = self.web.serving_changed
+        self.tasks.on_startup_failure = self.web.startup_failed
+        self.environments.before_delete.append(self.proxy_tokens.environment_deleted)
+        self.apps.after_live.append(self.web.publish)
         self.environments.before_delete += [self.apps.stop_all_in, self.webhooks.remove_all_in]
         self.apps.after_live.append(self.schedules.follow)
         self.apps.after_live.append(self.autoscalers.keep_warm)
         self.apps.on_stop = self._app_stopped
         self.apps.on_change = self._app_changed
         self._listeners: list[GrpcServer] = []
-        self._node_listener: Listener[platform_pb2.FromNode] | None = None
+        self._stream_listeners: list[Listener[platform_pb2.FromNode] | Listener[platform_pb2.FromEdge]] = []
 
     @classmethod
     async def open(cls, settings: Settings) -> "Server":
@@ -181,6 +212,8 @@ class Server:
         await server.tokens.ensure_first(settings.first_token_path)
         await server.output_log.restore()
         await server.apps.restore()
+        await server.proxy_tokens.load()
+        await server.web.restore()
         await server.webhooks.restore()
         await server.recovery.restore()
         await server.autoscalers.restore()
@@ -198,10 +231,11 @@ class Server:
             ),
             EnvironmentHandlers(self.environments),
             AppHandlers(self.apps, self.environments, self.tasks, self.tokens, self.output_log, f"http://{self.settings.web}"),
-            FunctionHandlers(self.apps, self.functions, self.pools, self.autoscalers, self.tokens),
+            FunctionHandlers(self.apps, self.functions, self.pools, self.autoscalers, self.tokens, self.web_routes),
             CallHandlers(self.calls, CallGraphs(self.database, self.functions), self.signing_key),
             ImageHandlers(self.images),
             MountHandlers(self.mounts, self.environments),
+            ProxyTokenHandlers(self.proxy_tokens, self.tokens, self.signing_key),
             BlobHandlers(self.blobs),
             SecretHandlers(self.secrets),
             DictHandlers(self.dicts),
@@ -210,8 +244,8 @@ class Server:
             TaskHandlers(self.tasks, self.apps, self.environments),
         ]
 
-    async def listen(self, api: socket.socket, inner: socket.socket, nodes: socket.socket) -> None:
-        """Serve clients on the one socket, containers and our own processes on the next, the streams of nodes on the last."""
+    async def listen(self, api: socket.socket, inner: socket.socket, nodes: socket.socket, edges: socket.socket) -> None:
+        """Serve clients on `api`, containers and our own processes on `inner`, the streams of nodes and of edges on theirs."""
         handlers = self.handlers()
         public = Service(handlers, TokenAuthenticator(self.tokens))
         for_tasks = Service(handlers, NodeAuthenticator(self.node_token, lambda task_id: self.tasks.get(task_id) is not None))
@@ -224,13 +258,17 @@ class Server:
             node_token=self.node_token,
             max_containers=self.settings.max_containers_per_node,
         )
-        control = ControlService(self.overview, self.tokens, self.secrets, self.garbage, self.webhooks)
+        control = ControlService(self.overview, self.tokens, self.secrets, self.garbage, self.webhooks, self.web, self.proxy_tokens)
         listeners = [GrpcServer([public]), GrpcServer([for_tasks, control])]
         for listener, listening in zip(listeners, (api, inner), strict=True):
             await listener.start(sock=listening, backlog=BACKLOG)
         self._listeners = listeners
-        self._node_listener = Listener(platform_pb2.FromNode, service.serve)
-        await self._node_listener.start(nodes)
+        edge_service = EdgeService(web=self.web, recovery=self.recovery, node_token=self.node_token)
+        node_listener = Listener(platform_pb2.FromNode, service.serve)
+        edge_listener = Listener(platform_pb2.FromEdge, edge_service.serve)
+        await node_listener.start(nodes)
+        await edge_listener.start(edges)
+        self._stream_listeners = [node_listener, edge_listener]
 
     def loops(self, chance: random.Random) -> list[Coroutine[Any, Any, None]]:
         """The reconcilers, each to be run as a task."""
@@ -246,6 +284,8 @@ class Server:
                 "secrets": self.secrets.collect,
                 "volumes": self.volumes.collect,
                 "idle_maps": self.calls.forget_idle_maps,
+                "stopped_routes": self.web_routes.collect,
+                "parameter_sets": self.web.collect,
                 "webhook_deliveries": self.webhooks.collect,
             },
             now=time.time,
@@ -260,8 +300,8 @@ class Server:
             listener.abort()  # clients keep their connections for as long as they live
         for listener in self._listeners:
             await listener.wait_closed()
-        if self._node_listener is not None:
-            await self._node_listener.close()
+        for stream_listener in self._stream_listeners:
+            await stream_listener.close()
         await self.webhook_loop.close()
         await self.webhook_sender.close()
         self.volumes.close()
@@ -271,6 +311,7 @@ class Server:
 
     async def _app_stopped(self, app: AppRecord, reason: str) -> None:
         await self.schedules.stop(app.app_id)
+        await self.web.stop(app)
         for pool in self.pools.of_app(app.app_id):
             pool.closed = True
             await self.calls.end_pool(pool, f"App {app.title!r} was stopped: {reason}.")
@@ -285,6 +326,5 @@ class Server:
         for pool in self.pools.of_app(app.app_id):
             if pool.function_id in changed:
                 pool.startup_failures = 0
-                for task in [task for task in pool.live_tasks() if task.definition_id != pool.function.definition_id]:
-                    self.tasks.drain(task, "a newer version was deployed")
+                self.tasks.replace(pool, gently=not app.is_run)
             self.pools.touch(pool)

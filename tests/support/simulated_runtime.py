@@ -18,10 +18,13 @@ from pathlib import Path
 
 from pilotlight.config import Settings
 from pilotlight.core.containers import ContainerSpec, Exit, OnOutput
+from pilotlight.images.layers import LayerStore
+from pilotlight.images.local import LocalImages
 from pilotlight.images.mounts import LocalContent, Mounts
 from pilotlight.images.steps import Say
 from pilotlight.images.surroundings import Surroundings
 from pilotlight.node.agent import Agent
+from pilotlight.node.garbage import NodeGarbage
 from pilotlight.node.output import OutputPipe
 from pilotlight.node.packing import Packed
 from pilotlight.wire import platform_pb2
@@ -164,10 +167,10 @@ class SimulatedPacker:
     """Root file systems of nothing but mounts."""
 
     def __init__(self, settings: Settings) -> None:
-        self._mounts = Mounts(settings, LocalContent(settings.objects_dir))
+        self.mounts = Mounts(settings, LocalContent(settings.objects_dir))
 
     async def pack(self, request: platform_pb2.StartTask) -> Packed:
-        return Packed(tuple([await self._mounts.layer(mount) for mount in request.mounts]), sys.executable)
+        return Packed(tuple([await self.mounts.layer(mount) for mount in request.mounts]), sys.executable)
 
 
 class SimulatedBuilder:
@@ -187,4 +190,7 @@ class SimulatedBuilder:
 def simulated_agent(settings: Settings, directory: Path, runtime: SimulatedRuntime | None = None) -> Agent:
     """An agent whose containers live below `directory`; run it as a task, cancel that to end all its containers."""
     runtime = runtime or SimulatedRuntime(directory)
-    return Agent(settings, runtime, SimulatedPacker(settings), SimulatedBuilder(), Surroundings())
+    packer = SimulatedPacker(settings)
+    layers = LayerStore(settings.layers_dir)
+    garbage = NodeGarbage(layers, LocalImages(settings, layers), packer.mounts)
+    return Agent(settings, runtime, packer, SimulatedBuilder(), Surroundings(), garbage)

@@ -12,13 +12,14 @@ from typing import Any
 
 import structlog
 from modal_proto import api_pb2
-from sqlalchemy import Row
+from sqlalchemy import Connection, Row
 
 from pilotlight.control.mounts import Mounts
 from pilotlight.control.nodes import Nodes
 from pilotlight.control.secrets import Secrets
 from pilotlight.core import errors, ids
 from pilotlight.core.images import ImageState
+from pilotlight.store import garbage
 from pilotlight.store import images as store
 from pilotlight.store.database import Database
 from pilotlight.wire import platform_pb2
@@ -29,6 +30,7 @@ Result = api_pb2.GenericResult
 
 BUILD_TIMEOUT_S = 3600
 LOG_LINES_PER_REPLY = 500
+USE_NOTED_EVERY_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +103,24 @@ class Images:
             "metadata": b"",
             "created_at": self._now(),
         }
-        await self._database.write(lambda connection: store.insert_image(connection, row))
+        await self._database.write(lambda connection: self._insert(connection, row))
         found = await self.row(image_id)
         if ImageState(found.state) is not ImageState.BUILT and image_id not in self._builds:
             await self._start(found, ignore_cache=request.force_build or request.ignore_cache)
         return found
+
+    def _insert(self, connection: Connection, row: dict[str, Any]) -> None:
+        store.insert_image(connection, row)
+        at = self._now()
+        garbage.set_image_used(connection, row["image_id"], at, at - USE_NOTED_EVERY_S)
+
+    async def remove_unused(self, image_ids: Sequence[str], used_before: float) -> int:
+        """Forget images that nothing refers to, unless somebody asked for them since; how many. Their layers are the nodes'."""
+        candidates = [image_id for image_id in image_ids if image_id not in self._builds]
+        removed = await self._database.write(lambda connection: garbage.remove_images(connection, candidates, used_before))
+        for image_id in removed:
+            self._built.pop(image_id, None)
+        return len(removed)
 
     async def _id_of(self, image: api_pb2.Image, builder_version: str, salt: str) -> str:
         content_hash = (await self._mounts.get(image.context_mount_id)).content_hash if image.context_mount_id else ""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pilotlight.core import errors, ids
 from pilotlight.core.names import check_object_name
 from pilotlight.objects import Objects, blob_key, content_key
+from pilotlight.store import garbage
 from pilotlight.store import mounts as store
 from pilotlight.store.database import Database
 from pilotlight.wire import platform_pb2
@@ -25,6 +26,7 @@ MAX_FILES = 100_000  # of one mount
 MAX_CACHED_MOUNTS = 1_000
 MAX_KNOWN_CONTENTS = 200_000  # hashes known to be in the object store; a hash and a number each
 CHECKS_AT_ONCE = 64
+RENEWED_EVERY_S = 600.0  # how often the row of a mount that is made again and again says so
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -70,7 +72,9 @@ class Mounts:
         self._objects = objects
         self._now = now
         self._mounts: OrderedDict[str, platform_pb2.Mount] = OrderedDict()
-        self._sizes: OrderedDict[str, int] = OrderedDict()
+        self._made_at: dict[str, float] = {}  # of mounts in memory: when their rows were last written
+        self._sizes: OrderedDict[str, tuple[int, float]] = OrderedDict()  # and when somebody last asked
+        self._removing: dict[str, asyncio.Event] = {}
 
     async def create(self, files: Iterable[MountFile]) -> MountHandle:
         """The mount of these files, all of which must have been sent; raises WrongState, OverLimit. Safe to repeat."""
@@ -137,12 +141,14 @@ class Mounts:
         found = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
         if found != sha256:
             raise _wrong_content(sha256, found)
+        await self._removed([sha256])
         await self._objects.put(key, data)
         self._know(sha256, len(data))
 
     async def put_file_from_blob(self, sha256: str, blob_id: str) -> None:
         """Store a file's content that was sent as a blob; raises InvalidInput, NotFound. Safe to repeat."""
         key = content_key(sha256)
+        await self._removed([sha256])
         blocks = self._objects.stream(blob_key(blob_id))
         await self._objects.put(key, _verified(blocks, sha256))
         self._know(sha256, await self._objects.size(key) or 0)
@@ -155,7 +161,7 @@ class Mounts:
             )
         content_hash = content_hash_of(files)
         mount_id = ids.derived(ids.MOUNT, content_hash, *((environment_id or "", name) if name else ()))
-        if name is None and mount_id in self._mounts:
+        if name is None and mount_id in self._mounts and self._now() < self._made_at.get(mount_id, 0.0) + RENEWED_EVERY_S:
             return MountHandle(mount_id, content_hash)
         sizes = await self._sizes_of([file.sha256 for file in files])
         absent = [file.path for file in files if sizes[file.sha256] is None]
@@ -184,19 +190,61 @@ class Mounts:
             )
         )
         self._remember(mount)
+        self._made_at[mount.mount_id] = created_at
+
+    async def remove_unused(self, mount_ids: Sequence[str], used_before: float) -> int:
+        """Remove mounts that nothing refers to, unless somebody has made them again since; how many."""
+        for mount_id in mount_ids:
+            if self._made_at.get(mount_id, 0.0) < used_before:
+                self._forget(mount_id)
+        return await self._database.write(lambda connection: garbage.remove_mounts(connection, mount_ids, used_before))
+
+    async def remove_content(self, sha256: str, used_before: float) -> bool:
+        """Remove a file's content that no mount lists; False if somebody has asked for it since."""
+        if sha256 in self._removing or ((known := self._sizes.get(sha256)) is not None and known[1] >= used_before):
+            return False
+        # From here on who asks for it, or sends it again, waits until it is gone.
+        gone = self._removing[sha256] = asyncio.Event()
+        self._sizes.pop(sha256, None)
+        try:
+            await self._objects.delete(content_key(sha256))
+        finally:
+            del self._removing[sha256]
+            gone.set()
+        return True
+
+    def content_used_at(self, sha256: str) -> float:
+        """When somebody last asked for a content, or sent it; 0 if not since the start."""
+        return self._sizes.get(sha256, (0, 0.0))[1]
+
+    async def _removed(self, hashes: Iterable[str]) -> None:
+        for sha256 in hashes:
+            if (gone := self._removing.get(sha256)) is not None:
+                await gone.wait()
 
     def _remember(self, mount: platform_pb2.Mount) -> None:
         self._mounts[mount.mount_id] = mount
         if len(self._mounts) > MAX_CACHED_MOUNTS:
-            self._mounts.popitem(last=False)
+            self._forget(next(iter(self._mounts)))
+
+    def _forget(self, mount_id: str) -> None:
+        self._mounts.pop(mount_id, None)
+        self._made_at.pop(mount_id, None)
 
     def _know(self, sha256: str, size: int) -> None:
-        self._sizes[sha256] = size
+        self._sizes[sha256] = (size, self._now())
+        self._sizes.move_to_end(sha256)
         if len(self._sizes) > MAX_KNOWN_CONTENTS:
             self._sizes.popitem(last=False)
 
     async def _sizes_of(self, hashes: Sequence[str]) -> dict[str, int | None]:
-        sizes: dict[str, int | None] = {sha256: self._sizes.get(sha256) for sha256 in hashes}
+        await self._removed(hashes)
+        sizes: dict[str, int | None] = {}
+        for sha256 in hashes:
+            known = self._sizes.get(sha256)
+            sizes[sha256] = known[0] if known else None
+            if known:
+                self._know(sha256, known[0])
         unknown = [sha256 for sha256, size in sizes.items() if size is None]
         for start in range(0, len(unknown), CHECKS_AT_ONCE):
             some = unknown[start : start + CHECKS_AT_ONCE]

@@ -22,6 +22,7 @@ from pilotlight.core.errors import NotFound
 from pilotlight.images import programs
 
 MAKING_PREFIX = ".making-"
+NOTED_EVERY_S = 600.0  # how often the disk is told of a layer's use
 _ID = re.compile(r"[0-9a-f]{64}")
 
 Fill = Callable[[Path], Awaitable[None]]
@@ -72,11 +73,13 @@ class LayerStore:
         self._locks: dict[str, asyncio.Lock] = {}
         self._waiting: dict[str, int] = {}
         self._serial = itertools.count()
+        self._used_at: dict[str, float] = {}
 
     def path(self, layer_id: str) -> Path:
         """The layer's directory; errors: NotFound."""
         if not self.has(layer_id):
             raise NotFound(f"Image layer {layer_id[:12]} is not on this machine. Rebuild the image that uses it.")
+        self._note_use(layer_id)
         return self._root / layer_id
 
     def paths(self, layer_ids: Sequence[str]) -> tuple[Path, ...]:
@@ -97,10 +100,26 @@ class LayerStore:
         found = [self.record(path.stem) for path in self._root.glob("*.json") if _ID.fullmatch(path.stem)]
         return sorted(found, key=lambda record: record.created_at)
 
-    async def remove(self, layer_id: str) -> None:
-        """Forget a layer that no image uses; safe to repeat."""
-        self._record_path(layer_id).unlink(missing_ok=True)
-        await asyncio.to_thread(shutil.rmtree, self._root / layer_id, ignore_errors=True)
+    def used_at(self, layer_id: str) -> float:
+        """When the layer was last used or made, by any process, to about NOTED_EVERY_S; errors: NotFound."""
+        try:
+            noted = self._record_path(layer_id).stat().st_mtime
+        except FileNotFoundError as error:
+            raise NotFound(f"Image layer {layer_id[:12]} is not on this machine.") from error
+        return max(noted, self._used_at.get(layer_id, 0.0))
+
+    async def remove(self, layer_id: str, *, used_before: float = float("inf")) -> bool:
+        """Forget a layer that no image uses, unless somebody has used it since; returns whether it went. Safe to repeat."""
+        async with self._lock(layer_id):
+            if not self.has(layer_id) or self.used_at(layer_id) >= used_before:
+                return False
+            self._record_path(layer_id).unlink(missing_ok=True)
+            # Out of the way before it is emptied: who makes the same layer finds its place free.
+            doomed = self._root / f"{MAKING_PREFIX}{os.getpid()}-{next(self._serial)}"
+            (self._root / layer_id).rename(doomed)
+        self._used_at.pop(layer_id, None)
+        await asyncio.to_thread(shutil.rmtree, doomed, ignore_errors=True)
+        return True
 
     async def make(self, layer_id: str, *, parent: str, command: str, fill: Fill) -> bool:
         """Make the layer unless it is there; returns whether it was made now.
@@ -109,9 +128,11 @@ class LayerStore:
         Whatever `fill` raises is passed on and leaves nothing behind.
         """
         if self.has(layer_id):
+            self._note_use(layer_id)
             return False
         async with self._lock(layer_id):
             if self.has(layer_id):
+                self._note_use(layer_id)
                 return False
             with self._making() as making:
                 content = making / "layer"
@@ -160,6 +181,13 @@ class LayerStore:
         with contextlib.suppress(OSError):
             content.rename(self._root / record.layer_id)
         write_durably(self._record_path(record.layer_id), json.dumps(asdict(record), indent=1))
+
+    def _note_use(self, layer_id: str) -> None:
+        now = self._clock()
+        if self._used_at.get(layer_id, 0.0) < now - NOTED_EVERY_S:
+            with contextlib.suppress(FileNotFoundError):  # another process removes it: whoever asked finds it gone
+                os.utime(self._record_path(layer_id), (now, now))
+        self._used_at[layer_id] = now
 
     def _record_path(self, layer_id: str) -> Path:
         return self._root / f"{layer_id}.json"

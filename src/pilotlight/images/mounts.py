@@ -11,12 +11,14 @@ import itertools
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from pilotlight.config import Settings
 from pilotlight.core.errors import InvalidInput, NotFound
+from pilotlight.core.garbage import Held, Verdict, sort_out
 from pilotlight.wire import platform_pb2
 
 DEFAULT_MODE = 0o644
@@ -58,14 +60,50 @@ class Mounts:
         """The mount's files under their paths; errors: InvalidInput for a path that leaves the root, NotFound for a lost file."""
         key = content_key(mount)
         target = self._root / key
-        if target.exists():
-            return target
-        lock = self._locks.setdefault(key, asyncio.Lock())
-        async with lock:
-            if not target.exists():
-                await self._make(mount.files, target)
-        self._locks.pop(key, None)
+        if not target.exists():
+            lock = self._locks.setdefault(key, asyncio.Lock())
+            async with lock:
+                if not target.exists():
+                    await self._make(mount.files, target)
+            self._locks.pop(key, None)
+        os.utime(target)
         return target
+
+    async def collect(self, used_before: float, in_use: Collection[str], *, dry_run: bool) -> Verdict:
+        """Remove directories (named by `content_key`) that nobody uses, and files that are in none; or only count them.
+
+        `used_before`: seconds since the epoch.
+        """
+        held = [Held(path.name, 0, path.stat().st_mtime) for path in self._root.glob("*") if not path.name.startswith(".")]
+        verdict = sort_out(held, in_use, used_before)
+        doomed = [self._root / one.key for one in verdict.garbage]
+        if not dry_run:
+            # Out of the way at once, so that nobody is given one that is being emptied.
+            doomed = [path.rename(path.with_name(f".making-{os.getpid()}-{next(self._serial)}")) for path in doomed]
+        freed = await asyncio.to_thread(self._free, doomed, used_before, dry_run=dry_run)
+        verdict.garbage = [Held("", freed if number == 0 else 0, 0.0) for number in range(len(doomed))]
+        return verdict
+
+    def _free(self, doomed: Sequence[Path], used_before: float, *, dry_run: bool) -> int:
+        """Remove directories and the files that only they had; returns how many bytes that gives back."""
+        links: Counter[tuple[int, int]] = Counter()
+        for path in doomed:
+            for directory, _, names in os.walk(path):
+                statuses = (Path(directory, name).lstat() for name in names)
+                links.update((status.st_dev, status.st_ino) for status in statuses)
+            if not dry_run:
+                shutil.rmtree(path, ignore_errors=True)
+        freed = 0
+        for canonical in self._files.glob("*"):
+            status = canonical.stat()
+            gone = links[status.st_dev, status.st_ino]
+            # Its number of links changed when the last directory let go of it, or when it was made.
+            is_fresh = not gone and status.st_ctime >= used_before
+            if not is_fresh and status.st_nlink - (gone if dry_run else 0) == 1:
+                freed += status.st_size
+                if not dry_run:
+                    canonical.unlink(missing_ok=True)
+        return freed
 
     def sweep(self) -> None:
         """Remove what an interrupted agent left; only while no other uses this directory."""
@@ -109,8 +147,9 @@ class Mounts:
             temporary.rename(canonical)
         try:
             place.hardlink_to(canonical)
-        except OSError:  # as many links as the file system allows
-            shutil.copy2(canonical, place)
+        except OSError:  # as many links as the file system allows, or the file was collected in this moment
+            shutil.copyfile(content, place)
+            place.chmod(mode)
 
 
 def _make_parents(place: Path, root: Path) -> None:

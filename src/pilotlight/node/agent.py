@@ -9,8 +9,9 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
@@ -21,9 +22,11 @@ from pilotlight.core.containers import ContainerSpec
 from pilotlight.images.builder import Builder
 from pilotlight.images.clients import ClientPackages
 from pilotlight.images.layers import LayerStore
+from pilotlight.images.local import LocalImages
 from pilotlight.images.mounts import LocalContent, Mounts
 from pilotlight.images.surroundings import Surroundings, surroundings_of
 from pilotlight.node.builds import Builds, ImageBuilder
+from pilotlight.node.garbage import NodeGarbage
 from pilotlight.node.gateway import Gateway, prepare_directory
 from pilotlight.node.link import Link
 from pilotlight.node.outbox import Outbox
@@ -45,7 +48,13 @@ class Agent:
     """The containers and builds of this node, at the command of one server."""
 
     def __init__(
-        self, settings: Settings, runtime: TaskRuntime, packer: Packer, builder: ImageBuilder, surroundings: Surroundings
+        self,
+        settings: Settings,
+        runtime: TaskRuntime,
+        packer: Packer,
+        builder: ImageBuilder,
+        surroundings: Surroundings,
+        garbage: NodeGarbage,
     ) -> None:
         self._settings = settings
         self._runtime = runtime
@@ -56,6 +65,8 @@ class Agent:
         self._relay = Relay(settings)
         self._link = Link(settings, self._outbox, self._hello, self._welcomed, self._on_command)
         self._tasks: dict[str, Task] = {}
+        self._garbage = garbage
+        garbage.running = lambda: [task.request for task in self._tasks.values()]
         self._web = WebListener(settings.web_socket_path, self._tasks)
         self._running: set[asyncio.Task[None]] = set()
         self._tasks_dir = settings.run_dir / "tasks"
@@ -123,6 +134,8 @@ class Agent:
                 self._builds.start(command.start_build)
             case "stop_build":
                 self._builds.stop(command.stop_build.build_id)
+            case "collect_layers":
+                self._spawn(self._collect(command.collect_layers))
             case other:
                 log.warning("command_ignored", command=other)
 
@@ -130,9 +143,22 @@ class Agent:
         if request.task_id in self._tasks or self._is_closing:
             return
         task = self._tasks[request.task_id] = Task(request, self._outbox, self._runtime, self._prepare)
-        running = asyncio.get_running_loop().create_task(self._run(task))
+        self._spawn(self._run(task))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        running = asyncio.get_running_loop().create_task(work)
         self._running.add(running)
         running.add_done_callback(self._running.discard)
+
+    async def _collect(self, request: platform_pb2.CollectLayers) -> None:
+        try:
+            done = await self._garbage.collect(request)
+        except Exception as error:  # the server must hear of its end, and nothing else here depends on it
+            log.error("collect_failed", exc_info=error)
+            done = platform_pb2.LayersCollected(
+                request_id=request.request_id, error=f"{error}; `pilotlight logs node` has the cause"
+            )
+        self._outbox.orderly(platform_pb2.NodeEvent(layers_collected=done))
 
     async def _run(self, task: Task) -> None:
         try:
@@ -192,7 +218,8 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
         mounts = Mounts(settings, LocalContent(settings.objects_dir))
         mounts.sweep()
         packer = ImagePacker(settings, layers, mounts, ClientPackages(settings, runtime, layers))
-        agent = Agent(settings, runtime, packer, Builder(settings, runtime, layers, mounts), surroundings_of(settings))
+        garbage = NodeGarbage(layers, LocalImages(settings, layers), mounts)
+        agent = Agent(settings, runtime, packer, Builder(settings, runtime, layers, mounts), surroundings_of(settings), garbage)
         running = asyncio.get_running_loop().create_task(agent.run())
         known = asyncio.get_running_loop().create_task(agent.connected.wait())
         known.add_done_callback(lambda done: None if done.cancelled() else ready())

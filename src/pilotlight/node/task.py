@@ -82,7 +82,7 @@ class Task:
 
     def __init__(self, request: platform_pb2.StartTask, outbox: Outbox, runtime: TaskRuntime, prepare: Prepare) -> None:
         self.task_id = request.task_id
-        self._request = request
+        self.request = request
         self._outbox = outbox
         self._runtime = runtime
         self._prepare = prepare
@@ -133,7 +133,7 @@ class Task:
         try:
             async with asyncio.timeout(None) as self._preparing:
                 await surface.open()
-                spec = await self._prepare(self._request, surface.socket_path)
+                spec = await self._prepare(self.request, surface.socket_path)
         except TimeoutError:
             return None  # `_end` ran out of patience, nothing else does
         finally:
@@ -214,7 +214,7 @@ class Task:
         self._was_asked_to_end = True
         self.web.refuse_waiting()
         self._inputs.drain()
-        if self._request.HasField("server"):
+        if self.request.HasField("server"):
             self._end("stopped", self._grace_s)
 
     def stop(self, grace_s: float | None = None) -> None:
@@ -247,8 +247,8 @@ class Task:
     def serve_port(self) -> None:
         """A server of its own (modal.Server) has run its enter hooks: it is ready once its port answers."""
         self._has_greeted = True
-        if self._request.HasField("server") and self._probe is None:
-            self._probe = self._loop.create_task(answering(self._address, self._request.server.port))
+        if self.request.HasField("server") and self._probe is None:
+            self._probe = self._loop.create_task(answering(self._address, self.request.server.port))
             self._probe.add_done_callback(self._on_answer)
 
     def greet(self) -> None:
@@ -325,11 +325,11 @@ class Task:
     @property
     def _grace_s(self) -> float:
         """Between the request to end and the kill; a server of its own has time for its last responses, and then for its hooks."""
-        return self._request.grace_period_s + self._request.server.exit_grace_period_s
+        return self.request.grace_period_s + self.request.server.exit_grace_period_s
 
     @property
     def _startup_timeout_s(self) -> float:
-        request = self._request
+        request = self.request
         return request.server.startup_timeout_s if request.HasField("server") else request.startup_timeout_s
 
     def _be_ready(self) -> None:
@@ -366,12 +366,12 @@ class Task:
 
     def _leave_in_time(self) -> None:
         """The container was told that there is no more: from its last output on it has the grace for its exit hooks."""
-        grace_s = self._request.grace_period_s
+        grace_s = self.request.grace_period_s
         self._later(grace_s, lambda: self._leave_in_time() if self._inputs.busy else self._end("stopped", 0))
 
     def _watch_deadline(self) -> None:
         """One timer for all running inputs: their deadlines come in the order in which they began."""
-        if self._deadline_timer is not None or not self._request.input_timeout_s:
+        if self._deadline_timer is not None or not self.request.input_timeout_s:
             return
         deadline = self._inputs.next_deadline
         if deadline is not None:
@@ -380,10 +380,8 @@ class Task:
     def _check_deadline(self) -> None:
         self._deadline_timer = None
         if overdue := self._inputs.overdue(self._loop.time()):
-            if late := self.web.time_out(overdue, self._request.input_timeout_s):
-                timed_out = platform_pb2.InputTimedOut(
-                    task_id=self.task_id, input_ids=late, timeout_s=self._request.input_timeout_s
-                )
+            if late := self.web.time_out(overdue, self.request.input_timeout_s):
+                timed_out = platform_pb2.InputTimedOut(task_id=self.task_id, input_ids=late, timeout_s=self.request.input_timeout_s)
                 event = NodeEvent(input_timed_out=timed_out)
                 self._lasting.append(event)
                 self._outbox.urgent(event)
@@ -412,7 +410,7 @@ class Task:
             # Before the client runs there is nothing of the user's to end well, only a traceback to print.
             self._container.signal(signal.SIGKILL)
             return
-        if self._request.HasField("server"):
+        if self.request.HasField("server"):
             if not self._is_leaving:  # a second one would kill it: its handler is gone while the exit hooks run
                 self._is_leaving = True
                 self._container.signal(signal.SIGTERM)

@@ -11,7 +11,7 @@ import re
 from pilotlight.core import ids
 from pilotlight.core.errors import InvalidInput
 
-PARTS = "parts"
+PARTS, BLOBS, CONTENTS = "parts", "blobs", "sha256"
 _ID = r"[A-Za-z0-9][A-Za-z0-9-]{0,63}"
 _KEY = re.compile(rf"blobs/{_ID}|sha256/[0-9a-f]{{64}}|{PARTS}/{_ID}/[1-9][0-9]{{0,4}}(\.md5)?")
 
@@ -23,6 +23,13 @@ def checked(key: str) -> str:
             f"{key!r} is no key of the object store: keys are blobs/<blob id>, sha256/<hex> and parts/<blob id>/<number>"
         )
     return key
+
+
+def checked_kind(kind: str) -> str:
+    """The first part of keys, if it is one of those above; raises InvalidInput."""
+    if kind not in (PARTS, BLOBS, CONTENTS):
+        raise InvalidInput(f"{kind!r} is no kind of object: those are {BLOBS}, {CONTENTS} and {PARTS}")
+    return kind
 
 
 def blob_key(blob_id: str) -> str:

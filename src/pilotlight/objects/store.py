@@ -7,6 +7,7 @@ large files in small pieces.
 
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from obstore.store import LocalStore, ObjectStore
 
 from pilotlight.core.errors import NotFound
 from pilotlight.objects.durable import DurableFiles
-from pilotlight.objects.names import checked
+from pilotlight.objects.names import checked, checked_kind
 
 if TYPE_CHECKING:
     from obstore import GetOptions  # exists in its type stubs only
@@ -24,6 +25,16 @@ BLOCK_BYTES = 1 << 20
 ABANDONED_AFTER_S = 48 * 3600  # beyond the life of any upload URL
 _PART_BYTES = 16 << 20  # of a bucket's multipart upload; four of them in memory at a time
 _PARTS_AT_ONCE = 4
+LISTED_AT_ONCE = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An object in a list. `stored_at`: seconds since the epoch."""
+
+    key: str
+    size_bytes: int
+    stored_at: float
 
 
 class Objects:
@@ -100,6 +111,12 @@ class Objects:
             await obstore.delete_async(self._store, checked(key))
         except FileNotFoundError:
             return
+
+    async def list(self, kind: str) -> AsyncIterator[list[Stored]]:
+        """All objects of a kind ("blobs", "sha256"), some at a time; what comes or goes meanwhile may or may not be among them."""
+        checked_kind(kind)
+        async for some in obstore.list(self._store, prefix=kind, chunk_size=LISTED_AT_ONCE):
+            yield [Stored(one["path"], one["size"], one["last_modified"].timestamp()) for one in some]
 
     def local_path(self, key: str) -> Path | None:
         """Where the object is, or would be, as a file; None if the store is a bucket. For reading only."""

@@ -4,12 +4,12 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from grpclib import GRPCError, Status
+from grpclib import GRPCError
 
 from pilotlight.control.garbage import Garbage
 from pilotlight.control.overview import Overview
-from pilotlight.control.secrets import Secrets
 from pilotlight.control.proxy_tokens import ProxyTokens
+from pilotlight.control.secrets import Secrets
 from pilotlight.control.tokens import Tokens
 from pilotlight.control.web import Web
 from pilotlight.control.webhooks import Webhooks
@@ -23,7 +23,16 @@ from pilotlight.wire import platform_grpc, platform_pb2
 class ControlService(WebhookControl, WebControl, platform_grpc.ControlBase):
     """Status, tokens, metrics."""
 
-    def __init__(self, overview: Overview, tokens: Tokens, secrets: Secrets, garbage: Garbage, webhooks: Webhooks, web: Web, proxy_tokens: ProxyTokens) -> None:
+    def __init__(
+        self,
+        overview: Overview,
+        tokens: Tokens,
+        secrets: Secrets,
+        garbage: Garbage,
+        webhooks: Webhooks,
+        web: Web,
+        proxy_tokens: ProxyTokens,
+    ) -> None:
         self._overview = overview
         self._tokens = tokens
         self._secrets = secrets
@@ -65,7 +74,6 @@ class ControlService(WebhookControl, WebControl, platform_grpc.ControlBase):
         except errors.PilotlightError as error:
             raise GRPCError(status_of(error), str(error)) from error
         await stream.send_message(platform_pb2.TokenRevokeReply())
-
 
     async def RotateSecretsKey(self, stream: Any) -> None:
         await stream.recv_message()

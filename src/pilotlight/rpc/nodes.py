@@ -6,6 +6,7 @@ from typing import Any
 
 import structlog
 
+from pilotlight.control.garbage import Garbage
 from pilotlight.control.images import Images
 from pilotlight.control.nodes import NodeSession
 from pilotlight.control.output_log import OutputLog, Printed
@@ -32,6 +33,7 @@ class NodeService:
         tasks: Tasks,
         images: Images,
         output_log: OutputLog,
+        garbage: Garbage,
         node_token: bytes,
         max_containers: int,
     ) -> None:
@@ -39,6 +41,7 @@ class NodeService:
         self._tasks = tasks
         self._images = images
         self._output_log = output_log
+        self._garbage = garbage
         self._node_token = node_token
         self._max_containers = max_containers
 
@@ -62,6 +65,7 @@ class NodeService:
             edge_base_url=hello.edge_base_url,
             max_containers=self._max_containers,
             labels=dict(hello.labels),
+            web_address=hello.web_address,
         )
         session.send(platform_pb2.NodeCommand(welcome=platform_pb2.Welcome()))
         try:
@@ -95,13 +99,15 @@ class NodeService:
             case "task_started":
                 self._tasks.started(event.task_started)
             case "task_ready":
-                self._tasks.ready(event.task_ready.task_id)
+                self._tasks.ready(event.task_ready.task_id, event.task_ready.address)
             case "task_failure":
                 self._tasks.failed(event.task_failure)
             case "inputs_returned":
                 _spawn(work, self._tasks.returned(event.inputs_returned))
             case "logs":
                 self._logs(event.logs)
+            case "layers_collected":
+                self._garbage.layers_collected(event.layers_collected)
             case "build_progress":
                 self._images.progress(event.build_progress)
             case "outputs":

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from pilotlight.core.inputs import Recorded
@@ -183,14 +183,20 @@ def calls_of_function(connection: Connection, function_id: str, limit: int) -> l
 
 def delete_expired(connection: Connection, before: float, limit: int) -> int:
     """Forget calls that were made, and whose outputs were recorded, before this moment; returns how many."""
-    fresh = select(outputs.c.call_id).where(outputs.c.created_at >= before)
-    open_calls = select(inputs.c.call_id).where(inputs.c.state == Recorded.UNFINISHED)
-    expired = (
-        select(calls.c.call_id)
-        .where(calls.c.created_at < before, calls.c.call_id.not_in(fresh), calls.c.call_id.not_in(open_calls))
-        .limit(limit)
-    )
-    doomed = [row.call_id for row in connection.execute(expired)]
+    doomed = list(connection.execute(_expired(before).limit(limit)).scalars())
     for table in (outputs, inputs, data_chunks, calls):
         connection.execute(delete(table).where(table.c.call_id.in_(doomed)))
     return len(doomed)
+
+
+def count_expired(connection: Connection, before: float) -> int:
+    """How many calls `delete_expired` would forget."""
+    return connection.execute(select(func.count()).select_from(_expired(before).subquery())).scalar_one()
+
+
+def _expired(before: float) -> Select[tuple[str]]:
+    fresh = select(outputs.c.call_id).where(outputs.c.created_at >= before)
+    open_calls = select(inputs.c.call_id).where(inputs.c.state == Recorded.UNFINISHED)
+    return select(calls.c.call_id).where(
+        calls.c.created_at < before, calls.c.call_id.not_in(fresh), calls.c.call_id.not_in(open_calls)
+    )
