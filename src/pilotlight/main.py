@@ -31,7 +31,7 @@ async def serve_server(settings: Settings, sockets: dict[str, socket.socket], re
     # What waits is many small objects that live long: looking through them for cycles again and again would slow down what comes.
     gc.freeze()
     gc.set_threshold(*GARBAGE_THRESHOLDS)
-    await server.listen(sockets["api"], sockets["inner"], sockets["nodes"])
+    await server.listen(sockets["api"], sockets["inner"], sockets["nodes"], sockets["edges"])
     ready()
     log.info("server_ready", api=settings.api)
     stop = asyncio.Event()

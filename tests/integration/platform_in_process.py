@@ -72,9 +72,11 @@ class Platform:
 
     async def _serve(self) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
-        inner, nodes = (_listening(path) for path in (self.settings.inner_socket_path, self.settings.nodes_socket_path))
+        settings = self.settings
+        paths = (settings.inner_socket_path, settings.nodes_socket_path, settings.edges_socket_path)
+        inner, nodes, edges = (_listening(path) for path in paths)
         self.server = await Server.open(self.settings)
-        await self.server.listen(self._api.dup(), inner, nodes)
+        await self.server.listen(self._api.dup(), inner, nodes, edges)
         containers = self.settings.state / "c"
         runtime = SimulatedRuntime(containers)
         agent = simulated_agent(self.settings, containers, runtime)

@@ -13,7 +13,9 @@ from typing import Any
 from modal_proto import api_pb2
 from sqlalchemy import Connection, Row
 
+from pilotlight.control.web_definitions import Naming, follow_addresses, hand_out_addresses
 from pilotlight.core import errors, ids
+from pilotlight.core.labels import Addresses
 from pilotlight.core.retries import RetryPolicy
 from pilotlight.core.schedules import Cron, Period, Schedule, check
 from pilotlight.store import functions as store
@@ -65,6 +67,8 @@ def handle_of(
                 supported_output_formats=method.supported_output_formats,
             )
         )
+    if isinstance(function, api_pb2.Function):
+        hand_out_addresses(function, handle)
     return handle
 
 
@@ -192,9 +196,8 @@ def with_options(function: api_pb2.Function, options: api_pb2.FunctionOptions) -
 def refuse_unbuilt(function: api_pb2.Function) -> None:
     """Raise NotBuilt for what a definition asks for and this platform does not have yet."""
     lacking = {
-        "web functions (fastapi_endpoint, asgi_app, wsgi_app, web_server)": function.webhook_config.type != 0
-        or any(method.webhook_config.type for method in function.method_definitions.values()),
-        "modal.Server": function.is_server,
+        "sticky sessions (@modal.sessioned)": function.is_sessioned,
+        "flash containers (modal.experimental.http_server)": function.HasField("http_config") and not function.is_server,
         "GPUs": bool(function.resources.gpu_config.gpu_type or function.resources.gpu_config.count),
         "volumes": bool(function.volume_mounts),
         "network file systems": bool(function.shared_volume_mounts),
@@ -211,6 +214,10 @@ def refuse_unbuilt(function: api_pb2.Function) -> None:
             )
 
 
+def _options_of(request: api_pb2.FunctionBindParamsRequest) -> bytes:
+    return request.function_options.SerializeToString(deterministic=True) if request.HasField("function_options") else b""
+
+
 def retry_policy_of(function: api_pb2.Function) -> RetryPolicy:
     """The user's policy from its protocol form (milliseconds)."""
     policy = function.retry_policy
@@ -225,8 +232,9 @@ def retry_policy_of(function: api_pb2.Function) -> RetryPolicy:
 class Functions:
     """All functions, with the live ones cached: a look-up on the way of a call costs a dictionary access."""
 
-    def __init__(self, database: Database, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, database: Database, addresses: Addresses, now: Callable[[], float] = time.time) -> None:
         self._database = database
+        self._addresses = addresses
         self._now = now
         self._records: dict[str, FunctionRecord] = {}
 
@@ -237,16 +245,26 @@ class Functions:
         record = await self._load(function_id)
         return self._records.setdefault(function_id, record)
 
-    async def precreate(self, request: api_pb2.FunctionPrecreateRequest, key: str) -> tuple[str, api_pb2.FunctionHandleMetadata]:
+    async def precreate(
+        self, request: api_pb2.FunctionPrecreateRequest, key: str, naming: Naming | None = None
+    ) -> tuple[str, api_pb2.FunctionHandleMetadata]:
         """Give a function its id before it is defined, so that others may refer to it."""
         function_id = request.existing_function_id or ids.derived(ids.FUNCTION, request.app_id, request.function_name, key)
         handle = handle_of(function_id, request.app_id, request)
+        if naming is not None:
+            naming.name_early(request, handle)
         row = self._row(function_id, request.app_id, request.function_name, handle)
         await self._database.write(lambda connection: store.insert_function(connection, row))
         return function_id, handle
 
     async def create(
-        self, request: api_pb2.FunctionCreateRequest, client_version: str, key: str, *, for_run: bool = False
+        self,
+        request: api_pb2.FunctionCreateRequest,
+        client_version: str,
+        key: str,
+        *,
+        for_run: bool = False,
+        naming: Naming | None = None,
     ) -> tuple[str, api_pb2.Function, api_pb2.FunctionHandleMetadata]:
         """Add a definition to a function. It becomes live with the app's next publication.
 
@@ -258,6 +276,8 @@ class Functions:
         check_schedule(function, None if for_run else schedule)
         function_id = request.existing_function_id or ids.derived(ids.FUNCTION, request.app_id, function.function_name, key)
         definition_id = ids.derived("de", function_id, key)
+        if naming is not None:
+            naming.name(function)
         handle = handle_of(function_id, request.app_id, function, definition_id)
         row = self._row(function_id, request.app_id, function.function_name, handle)
         definition = {
@@ -280,8 +300,8 @@ class Functions:
     async def bind(self, request: api_pb2.FunctionBindParamsRequest) -> tuple[str, api_pb2.FunctionHandleMetadata]:
         """The function of one parameter set and option set: always the same id for the same wish."""
         base = await self.get(request.function_id)
-        options = request.function_options.SerializeToString(deterministic=True) if request.HasField("function_options") else b""
-        bound_id = ids.derived(ids.FUNCTION, base.function_id, request.serialized_params.hex(), options.hex())
+        options = _options_of(request)
+        bound_id = self.bound_id(base, request)
         handle = api_pb2.FunctionHandleMetadata()
         handle.CopyFrom(base.handle)
         row = self._row(bound_id, base.app_id, base.tag, handle) | {
@@ -292,6 +312,10 @@ class Functions:
         if bound_id not in self._records:
             await self._database.write(lambda connection: store.insert_function(connection, row))
         return bound_id, handle
+
+    def bound_id(self, base: FunctionRecord, request: api_pb2.FunctionBindParamsRequest) -> str:
+        """What `bind` calls the function of these parameters and options."""
+        return ids.derived(ids.FUNCTION, base.function_id, request.serialized_params.hex(), _options_of(request).hex())
 
     async def create_class(self, app_id: str, existing_class_id: str, key: str) -> str:
         class_id = existing_class_id or ids.derived(ids.CLASS, app_id, key)
@@ -347,13 +371,15 @@ class Functions:
             )
         definition = api_pb2.Function.FromString(source.function)
         definition_id = source.definition_id
+        handle = api_pb2.FunctionHandleMetadata.FromString(source.handle)
+        follow_addresses(definition, handle, self._addresses)
         if row.options:
             definition = with_options(definition, api_pb2.FunctionOptions.FromString(row.options))
         return FunctionRecord(
             function_id=row.function_id,
             app_id=row.app_id,
             tag=row.tag,
-            handle=api_pb2.FunctionHandleMetadata.FromString(source.handle),
+            handle=handle,
             definition_id=definition_id,
             definition=definition,
             client_version=source.client_version,

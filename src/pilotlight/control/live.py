@@ -5,12 +5,14 @@ purpose: a spawned input that waits costs well under 2 KiB.
 """
 
 import asyncio
+import math
 from collections import deque
 from dataclasses import dataclass, field
 
 from modal_proto import api_pb2
 
 from pilotlight.control.functions import FunctionRecord
+from pilotlight.control.web_definitions import is_web
 from pilotlight.core import inputs as input_states
 from pilotlight.core import tasks as task_states
 from pilotlight.core.inputs import InputEvent, InputState
@@ -20,6 +22,7 @@ SERVICE_WEIGHT = 0.2  # of the latest input in the mean of a pool
 BETWEEN_INPUTS_S = 0.001  # what a container spends on an input outside of the user's code
 AHEAD_S = 0.02  # inputs are given ahead where so much work of a container would be waiting at most
 MOST_AHEAD = 8
+SERVER_SLOTS = 1_000  # requests at a time that a modal.Server gets whose author names no number
 
 
 @dataclass(slots=True, eq=False)
@@ -118,6 +121,9 @@ class LiveTask:
     recall: asyncio.TimerHandle | None = None  # when what it was given ahead may be asked back
     stop_reason: str = ""
     failure: api_pb2.GenericResult | None = None  # what it said of its own start
+    address: str = ""  # of its network interface
+    web_node: str = ""  # where edges reach its node
+    web_running: int = 0  # requests of HTTP that it works on
 
     def move(self, event: TaskEvent) -> bool:
         """Apply the event; False if it changes nothing."""
@@ -128,12 +134,22 @@ class LiveTask:
         return True
 
     @property
+    def is_outdated(self) -> bool:
+        """Whether it runs another definition than the live one."""
+        return self.definition_id != self.pool.function.definition_id
+
+    @property
+    def load(self) -> int:
+        """Inputs and requests of HTTP that it has."""
+        return len(self.held) + self.web_running
+
+    @property
     def free_slots(self) -> int:
-        if self.state is not TaskState.READY:
+        if self.state is not TaskState.READY or self.is_outdated:
             return 0
         if self.pool.single_use:
             return 0 if self.taken else 1
-        return self.slots - len(self.held)
+        return self.slots - self.load
 
 
 @dataclass(slots=True, eq=False)
@@ -153,6 +169,9 @@ class Pool:
     reading: bool = False  # payloads at the head of the queue are being fetched from disk
     watched: bool = False  # a timer will have its containers thought over in time to end idle ones
     mean_service_s: float | None = None  # of the inputs that finished, the latest weighing most
+    web_waiting: int = 0  # requests of HTTP that wait at edges
+    web_waiting_since: float = 0.0  # on the loop's clock: since then there is always one
+    rolling: bool = False  # containers of the version before serve the web until one of the new version does
 
     @property
     def ahead(self) -> int:
@@ -169,6 +188,8 @@ class Pool:
     def service_s(self, now: float) -> float | None:
         """How long an input takes: what was learned, or longer if those that run now have taken longer already."""
         running = [now - next(iter(task.held.values())).leased_at for task in self.tasks.values() if task.held]
+        if self.web_waiting:
+            running.append(now - self.web_waiting_since)
         if self.mean_service_s is None:
             return None
         return max([self.mean_service_s, *running])
@@ -191,11 +212,31 @@ class Pool:
         return self.definition.function_type == api_pb2.Function.FUNCTION_TYPE_GENERATOR
 
     @property
+    def is_web(self) -> bool:
+        """Whether requests of HTTP reach it."""
+        return is_web(self.definition)
+
+    @property
+    def waiting(self) -> int:
+        """Inputs and requests of HTTP without a container."""
+        return len(self.queue) + self.web_waiting
+
+    @property
     def concurrency(self) -> int:
+        if self.definition.is_server:
+            return self._server_concurrency
         return max(1, self.definition.target_concurrent_inputs or self.definition.max_concurrent_inputs)
 
     @property
+    def _server_concurrency(self) -> int:
+        wished = self.definition.autoscaler_settings.target_concurrency_float or self.definition.http_config.target_concurrency
+        return math.ceil(wished or self.definition.max_concurrent_inputs or SERVER_SLOTS)
+
+    @property
     def max_concurrency(self) -> int:
+        """Inputs or requests that a container takes at a time."""
+        if self.definition.is_server:
+            return self.definition.max_concurrent_inputs or SERVER_SLOTS
         return max(1, self.definition.max_concurrent_inputs)
 
     @property

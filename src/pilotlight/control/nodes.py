@@ -28,6 +28,7 @@ class NodeSession:
     memory_mib: int
     edge_base_url: str
     max_containers: int
+    web_address: str = ""  # where edges reach its containers
     labels: dict[str, str] = field(default_factory=dict)
     outgoing: list[platform_pb2.NodeCommand] = field(default_factory=list)
     wake: asyncio.Event = field(default_factory=asyncio.Event)

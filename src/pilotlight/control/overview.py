@@ -96,7 +96,7 @@ class Overview(Collector):
                     "node": task.node_id,
                     "node_name": names.get(task.node_id, task.node_id),
                     "started_at": task.started_at,
-                    "inputs": len(task.held),
+                    "inputs": task.load,
                 }
                 for task in tasks
             ],
@@ -105,11 +105,11 @@ class Overview(Collector):
                     "function": pool.function.tag,
                     "app": pool.function.app_id,
                     "app_name": self._apps.title(pool.function.app_id),
-                    "inputs": len(pool.queue),
+                    "inputs": pool.waiting,
                     "why": self._why(pool),
                 }
                 for pool in self._pools
-                if pool.queue
+                if pool.waiting
             ],
             "schedules": [
                 {
@@ -159,7 +159,7 @@ class Overview(Collector):
         yield containers
         waiting = GaugeMetricFamily("pilotlight_inputs_waiting", "Inputs in the queue of a function", labels=["app", "function"])
         for pool in self._pools:
-            waiting.add_metric([pool.function.app_id, pool.function.tag], len(pool.queue))
+            waiting.add_metric([pool.function.app_id, pool.function.tag], pool.waiting)
         yield waiting
         yield CounterMetricFamily(
             "pilotlight_schedules_fired", "Calls that schedules made since the start", value=self._schedules.fired_total

@@ -57,6 +57,10 @@ class Pools:
         record = await self._functions.get(function_id)
         return self._pools.setdefault(function_id, Pool(record))
 
+    def find(self, function_id: str) -> Pool | None:
+        """The pool of a function, if it is in use."""
+        return self._pools.get(function_id)
+
     def of_app(self, app_id: str) -> list[Pool]:
         return [pool for pool in self._pools.values() if pool.function.app_id == app_id]
 
@@ -89,7 +93,7 @@ class Pools:
         """A task no longer has an input."""
         task.held.pop(item.input_id, None)
         item.task = None
-        if not task.held:
+        if not task.load:
             task.idle_since = asyncio.get_running_loop().time()
             if not task.pool.watched:
                 self.touch(task.pool)

@@ -34,6 +34,7 @@ class Recovery:
         self._waiting: dict[str, LiveInput] = {}
         self._awaited: dict[str, asyncio.TimerHandle] = {}  # nodes that may come back
         self._losing: set[asyncio.Task[None]] = set()
+        self.complete = asyncio.Event()  # after a start: all nodes that had containers have said what they kept, or were given up
 
     async def restore(self) -> None:
         """Rebuild the live state from the rows, and wait for the nodes that had containers."""
@@ -48,7 +49,7 @@ class Recovery:
         """A node is (back) here: compare what it holds with what we think it does; returns tasks of its that it shall end."""
         if (timer := self._awaited.pop(session.node_id, None)) is not None:
             timer.cancel()
-        unknown = self._tasks.adopt(session.node_id, held, self._waiting)
+        unknown = self._tasks.adopt(session.node_id, held, self._waiting, session.web_address)
         await self._take_back_undelivered(held)
         # From here on its containers may be handed inputs, those of the lost ones first.
         self._nodes.add(session)
@@ -91,8 +92,9 @@ class Recovery:
 
     def _release_if_complete(self) -> None:
         """Queue what nobody holds, once all who might hold something have spoken."""
-        if self._awaited or not self._waiting:
+        if self._awaited:
             return
+        self.complete.set()
         waiting, self._waiting = self._waiting, {}
         for item in waiting.values():
             if not item.call.cancelled:

@@ -70,6 +70,8 @@ class Tasks:
         self._live: dict[str, LiveTask] = {}
         self._storing: set[tuple[str, int]] = set()  # (task, batch) of outputs on their way to the disk
         self.seconds_total = 0.0
+        self.on_serving: Callable[[Pool], None] = lambda pool: None  # a container takes requests now, or takes no more
+        self.on_startup_failure: Callable[[Pool, str], None] = lambda pool, why: None
         pools.force_stop = lambda task, reason: self.stop(task, reason, force=True)
 
     # ---- looking ----
@@ -85,7 +87,7 @@ class Tasks:
 
     def may_speak(self, app_id: str) -> bool:
         """Whether a container of the app may still print something: it works, or has exit hooks (which only classes have)."""
-        return any(task.held or task.pool.definition.is_class for task in self.of_app(app_id))
+        return any(task.load or task.pool.definition.is_class for task in self.of_app(app_id))
 
     async def row(self, task_id: str) -> Row[*tuple[Any, ...]]:
         """The books of a task, running or not. Raises NotFound."""
@@ -198,12 +200,14 @@ class Tasks:
             batch_linger_ms=function.batch_linger_ms,
             grace_period_s=GRACE_PERIOD_S,
             single_use=pool.single_use,
+            server=server_of(function),
         )
 
     def stop(self, task: LiveTask, reason: str, *, force: bool = False) -> None:
         """End a container: at once, or after asking it."""
         if not task.move(TaskEvent.STOP) and not force:
             return
+        self.on_serving(task.pool)
         task.stop_reason = task.stop_reason or reason
         command = platform_pb2.StopTask(task_id=task.task_id, reason=reason, force=force)
         self._nodes.send(task.node_id, platform_pb2.NodeCommand(stop_task=command))
@@ -212,6 +216,7 @@ class Tasks:
         """Let a container finish what it has, and then end."""
         if not task.move(TaskEvent.DRAIN):
             return
+        self.on_serving(task.pool)
         task.stop_reason = reason
         if task.state is TaskState.STOPPING:
             command = platform_pb2.NodeCommand(stop_task=platform_pb2.StopTask(task_id=task.task_id, reason=reason))
@@ -226,11 +231,16 @@ class Tasks:
             at = task.started_at = self._now()
             self._database.write(lambda connection: store.update_task(connection, event.task_id, started_at=at))
 
-    def ready(self, task_id: str) -> None:
-        """The container has imported the user's code and asks for its first input."""
+    def ready(self, task_id: str, address: str = "") -> None:
+        """The container has imported the user's code and asks for its first input; or its port answers."""
         task = self._live.get(task_id)
         if task is None or not task.move(TaskEvent.ASK):
             return
+        node = self._nodes.get(task.node_id)
+        task.address, task.web_node = address, node.web_address if node is not None else ""
+        self.on_serving(task.pool)
+        if task.pool.rolling and not task.is_outdated:
+            self.replace(task.pool, gently=False)
         at = task.ready_at = self._now()
         task.idle_since = asyncio.get_running_loop().time()
         task.pool.startup_failures = 0
@@ -238,6 +248,17 @@ class Tasks:
         self._pools.pump(task.pool)
         self._pools.touch(task.pool)
         self._database.write(lambda connection: store.update_task(connection, task_id, ready_at=at, state=TaskState.READY.value))
+
+    def replace(self, pool: Pool, *, gently: bool) -> None:
+        """A newer version is live: containers of the one before finish what they have.
+
+        Gently: where they serve the web, they go on until a container of the new version can.
+        """
+        outdated = [task for task in pool.live_tasks() if task.is_outdated]
+        pool.rolling = gently and pool.is_web and any(task.state is TaskState.READY for task in outdated)
+        for task in outdated:
+            if not pool.rolling or task.state is TaskState.STARTING:
+                self.drain(task, "a newer version was deployed")
 
     def failed(self, event: platform_pb2.TaskFailure) -> None:
         """The container says itself why it can't run (an import that fails, an enter hook that raises)."""
@@ -286,6 +307,7 @@ class Tasks:
         late = [task.held[input_id] for input_id in event.input_ids if input_id in task.held]
         task.stop_reason = "input_timeout"
         task.move(TaskEvent.STOP)
+        self.on_serving(task.pool)
         message = f"Task's current input in {task.task_id} hit its timeout of {event.timeout_s}s"
         self._say(task, message + "\n")
         result = Result(status=Result.GENERIC_STATUS_TIMEOUT, exception=message)
@@ -299,6 +321,7 @@ class Tasks:
         pool = task.pool
         pool.tasks.pop(task.task_id, None)
         was_starting = not task.ready_at
+        self.on_serving(pool)
         expected = bool(task.stop_reason) or event.reason in ("stopped", "input_timeout")
         task.move(TaskEvent.EXIT)
         if task.recall is not None:
@@ -352,6 +375,10 @@ class Tasks:
             status=Result.GENERIC_STATUS_INIT_FAILURE, exception=text + _tail(event.last_lines), exitcode=event.exit_code
         )
         pool.startup_failures = 0
+        if pool.rolling:
+            pool.rolling = False
+            self._say(task, "The new version can't start; containers of the one before go on serving.\n")
+        self.on_startup_failure(pool, pool.last_failure)
         await self._calls.fail(list(pool.queue), result, task.task_id)
 
     async def _never_started(self, task: LiveTask, message: str) -> None:
@@ -382,7 +409,9 @@ class Tasks:
 
     # ---- nodes that come and go ----
 
-    def adopt(self, node_id: str, held: Sequence[platform_pb2.HeldTask], waiting: dict[str, LiveInput]) -> list[str]:
+    def adopt(
+        self, node_id: str, held: Sequence[platform_pb2.HeldTask], waiting: dict[str, LiveInput], web_address: str = ""
+    ) -> list[str]:
         """Take over the containers that a node has kept through a restart of ours; returns those that nobody knows."""
         unknown: list[str] = []
         for kept in held:
@@ -390,10 +419,14 @@ class Tasks:
             if task is None:
                 unknown.append(kept.task_id)
                 continue
-            task.node_id = node_id
+            task.node_id, task.web_node, task.address = node_id, web_address, kept.address
             if kept.ready and task.move(TaskEvent.ASK):
                 task.idle_since = asyncio.get_running_loop().time()
                 task.ready_at = task.ready_at or self._now()
+            if task.state is TaskState.READY:
+                self.on_serving(task.pool)
+                if task.is_outdated:
+                    self.replace(task.pool, gently=True)
             for entry in kept.inputs:
                 item = waiting.get(entry.input_id)
                 if item is not None and item.retry_count == entry.attempt:
@@ -442,6 +475,16 @@ class Tasks:
 def need_of(function: api_pb2.Function) -> Need:
     """What placement accounts for: the request, or upstream's default."""
     return Need(function.resources.milli_cpu or DEFAULT_MILLI_CPU, function.resources.memory_mb or DEFAULT_MEMORY_MIB)
+
+
+def server_of(function: api_pb2.Function) -> platform_pb2.ContainerServer | None:
+    """What a container of a modal.Server listens on; None for one that asks for inputs."""
+    if not function.is_server:
+        return None
+    http = function.http_config
+    return platform_pb2.ContainerServer(
+        port=http.port, startup_timeout_s=http.startup_timeout, exit_grace_period_s=http.exit_grace_period
+    )
 
 
 def _how(event: platform_pb2.TaskExited) -> str:

@@ -1,7 +1,7 @@
 """The addresses of web functions: `<workspace>[-<suffix>]--<app>-<function>[-dev].<domain>`, the first part of which is the label.
 
-A label is what one name of a host may be (RFC 1035): 63 lower-case letters, digits and hyphens. A longer one is cut, and ends with the
-beginning of the SHA-256 of the whole, so that two long names that begin alike stay two.
+A label is what one name of a host may be (RFC 1035): 63 lower-case letters, digits and hyphens. A longer one is cut, and ends with
+the beginning of the SHA-256 of the whole, so that two long names that begin alike stay two.
 """
 
 import hashlib
@@ -66,7 +66,7 @@ class Addresses:
 
 
 def addresses_of(domain: str, web_port: int, *, has_tls: bool) -> Addresses:
-    """With certificates of our own HTTPS at our port, for another domain than the local one HTTPS at an operator's proxy, else HTTP."""
+    """HTTPS at our port with our own certificates, HTTPS at an operator's proxy for a domain without them, else HTTP at our port."""
     if has_tls:
         return Addresses(domain, "https", web_port)
     if domain != LOCAL_DOMAIN:

@@ -1,7 +1,7 @@
 """Short-lived tokens that let the owner of an API token pass the proxy authentication of one host (`modal curl`).
 
-JSON Web Tokens (RFC 7519, HS256) under a key of their own, derived from the platform's signing key: nothing else that is signed with
-that key passes for one.
+JSON Web Tokens (RFC 7519, HS256) under a key of their own, derived from the platform's signing key: nothing else that is signed
+with that key passes for one.
 """
 
 import hashlib

@@ -103,19 +103,24 @@ class ScaleLoop:
             self._pools.dirty.add(pool)  # the next container that is up, or the interval, brings us back
             return
         self._pools.dirty.add(pool)
-        if pool.why_waiting != unplaced.why and pool.queue:
+        if pool.why_waiting != unplaced.why and pool.waiting:
             function = pool.function
             self._output_log.say(function.app_id, function.function_id, "", f"Function {function.tag} waits: {unplaced.why}\n")
-            log.info("pool_waits", function_id=function.function_id, why=unplaced.why, inputs=len(pool.queue))
+            log.info("pool_waits", function_id=function.function_id, why=unplaced.why, inputs=pool.waiting)
         pool.why_waiting = unplaced.why
 
 
 def view_of(pool: Pool, settings: api_pb2.AutoscalerSettings, now: float) -> scaling.PoolView:
     """What the policy needs to know of a pool."""
+    tasks = pool.live_tasks()
+    queued = pool.waiting
+    if pool.rolling:  # the new version is to have as many as what the old one does asks for, and one at least
+        queued += max(1, sum(task.load for task in tasks if task.is_outdated))
+        tasks = [task for task in tasks if not task.is_outdated]
     return scaling.PoolView(
-        queued=len(pool.queue),
+        queued=queued,
         inputs_per_container=1 if pool.single_use else pool.concurrency * max(1, pool.batch_size),
-        tasks=tuple(_task_view(task, now) for task in pool.live_tasks()),
+        tasks=tuple(_task_view(task, now) for task in tasks),
         min_containers=0 if pool.closed else settings.min_containers,
         max_containers=0 if pool.closed else settings.max_containers or scaling.DEFAULT_MAX_CONTAINERS,
         buffer_containers=settings.buffer_containers,
@@ -126,5 +131,5 @@ def view_of(pool: Pool, settings: api_pb2.AutoscalerSettings, now: float) -> sca
 
 def _task_view(task: LiveTask, now: float) -> scaling.TaskView:
     starting = task.state is TaskState.STARTING
-    idle_s = 0.0 if starting or task.held else max(0.0, now - task.idle_since)
-    return scaling.TaskView(task.task_id, starting, len(task.held), idle_s)
+    idle_s = 0.0 if starting or task.load else max(0.0, now - task.idle_since)
+    return scaling.TaskView(task.task_id, starting, task.load, idle_s)

@@ -7,6 +7,7 @@ from pilotlight.control.autoscalers import Autoscalers
 from pilotlight.control.functions import Functions, data_of
 from pilotlight.control.pools import Pools
 from pilotlight.control.tokens import Tokens
+from pilotlight.control.web_routes import WebRoutes
 from pilotlight.core import errors
 from pilotlight.core.tasks import TaskState
 from pilotlight.rpc.framework import Caller
@@ -15,24 +16,27 @@ from pilotlight.rpc.framework import Caller
 class FunctionHandlers:
     """Functions as the client sees them."""
 
-    def __init__(self, apps: Apps, functions: Functions, pools: Pools, autoscalers: Autoscalers, tokens: Tokens) -> None:
+    def __init__(
+        self, apps: Apps, functions: Functions, pools: Pools, autoscalers: Autoscalers, tokens: Tokens, routes: WebRoutes
+    ) -> None:
         self._apps = apps
         self._functions = functions
         self._pools = pools
         self._autoscalers = autoscalers
         self._tokens = tokens
+        self._routes = routes
 
     async def FunctionPrecreate(
         self, caller: Caller, request: api_pb2.FunctionPrecreateRequest
     ) -> api_pb2.FunctionPrecreateResponse:
-        await self._apps.get(request.app_id)
-        function_id, handle = await self._functions.precreate(request, caller.idempotency_key)
+        naming = self._routes.naming(await self._apps.get(request.app_id))
+        function_id, handle = await self._functions.precreate(request, caller.idempotency_key, naming)
         return api_pb2.FunctionPrecreateResponse(function_id=function_id, handle_metadata=handle)
 
     async def FunctionCreate(self, caller: Caller, request: api_pb2.FunctionCreateRequest) -> api_pb2.FunctionCreateResponse:
         app = await self._apps.get(request.app_id)
         function_id, function, handle = await self._functions.create(
-            request, caller.client_version, caller.idempotency_key, for_run=app.is_run
+            request, caller.client_version, caller.idempotency_key, for_run=app.is_run, naming=self._routes.naming(app)
         )
         return api_pb2.FunctionCreateResponse(
             function_id=function_id, function=function, function_data=data_of(function), handle_metadata=handle

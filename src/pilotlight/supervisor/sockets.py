@@ -84,11 +84,12 @@ def open_listeners(settings: Settings) -> tuple[Settings, dict[str, Listeners]]:
             opened["web_link"] = listen_tcp(link, "--web", freebind=True)
         opened["inner"] = listen_unix(settings.inner_socket_path)
         opened["nodes"] = listen_unix(settings.nodes_socket_path)
+        opened["edges"] = listen_unix(settings.edges_socket_path)
     except BaseException:
         close_all(opened)
         raise
     edge = {name: opened[name] for name in ("web", "web_link") if name in opened}
-    return resolved, {"server": {name: opened[name] for name in ("api", "inner", "nodes")}, "edge": edge, "node": {}}
+    return resolved, {"server": {name: opened[name] for name in ("api", "inner", "nodes", "edges")}, "edge": edge, "node": {}}
 
 
 def close_all(listeners: Listeners) -> None:

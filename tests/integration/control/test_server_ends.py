@@ -16,11 +16,12 @@ def test_clients_that_wait_for_outputs_do_not_hold_up_the_end(tmp_path: Path) ->
     async def scenario() -> None:
         heart = Heart(tmp_path)
         await heart.open()
-        api, inner, nodes = socket.create_server(("127.0.0.1", 0)), socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
-        for name, listener in (("inner", inner), ("nodes", nodes)):
+        api = socket.create_server(("127.0.0.1", 0))
+        inner, nodes, edges = (socket.socket(socket.AF_UNIX) for _ in range(3))
+        for name, listener in (("inner", inner), ("nodes", nodes), ("edges", edges)):
             listener.bind(str(tmp_path / f"{name}.sock"))
             listener.listen()
-        await heart.server.listen(api, inner, nodes)
+        await heart.server.listen(api, inner, nodes, edges)
         call = await heart.call(await heart.define())
         token_id, _, secret = heart.settings.first_token_path.read_text().strip().partition(":")
         metadata = {"x-modal-token-id": token_id, "x-modal-token-secret": secret}

@@ -1,0 +1,83 @@
+"""The stream of an edge: what requests there are goes to the use cases, what they decide goes back to it."""
+
+import asyncio
+from collections.abc import Sequence
+
+import structlog
+
+from pilotlight.control.edges import EdgeSession
+from pilotlight.control.recovery import Recovery
+from pilotlight.control.web import Web
+from pilotlight.core import errors
+from pilotlight.rpc.authentication import check_node_token
+from pilotlight.wire import platform_pb2
+from pilotlight.wire.frames import Frames
+
+log = structlog.get_logger()
+
+EdgeFrames = Frames[platform_pb2.FromEdge]
+
+
+class EdgeService:
+    """Serves the streams of edges."""
+
+    def __init__(self, *, web: Web, recovery: Recovery, node_token: bytes) -> None:
+        self._web = web
+        self._recovery = recovery
+        self._node_token = node_token
+
+    async def serve(self, frames: EdgeFrames) -> None:
+        """Serve one edge for as long as its stream lasts."""
+        first = await frames.receive()
+        if first is None:
+            return
+        hello = first.events[0].hello if first.events else platform_pb2.EdgeHello()
+        try:
+            check_node_token(hello.token, self._node_token)
+        except errors.BadCredentials as error:
+            refused = platform_pb2.EdgeCommand(refused=platform_pb2.Refused(why=str(error)))
+            await frames.send(platform_pb2.ToEdge(commands=[refused]))
+            return
+        # Until nodes have said which containers they kept, an edge goes by what it knew before.
+        await self._recovery.complete.wait()
+        session = EdgeSession()
+        await self._web.join(session, hello.loads)
+        try:
+            await self._converse(session, frames, list(first.events[1:]))
+        finally:
+            self._web.leave(session)
+
+    async def _converse(self, session: EdgeSession, frames: EdgeFrames, events: Sequence[platform_pb2.EdgeEvent]) -> None:
+        writer = asyncio.get_running_loop().create_task(_write(session, frames))
+        try:
+            while True:
+                for event in events:
+                    self._handle(session, event)
+                message = await frames.receive()
+                if message is None or session.closed:
+                    return
+                events = message.events
+        finally:
+            session.close()
+            await writer
+
+    def _handle(self, session: EdgeSession, event: platform_pb2.EdgeEvent) -> None:
+        kind = event.WhichOneof("event")
+        match kind:
+            case "load":
+                self._web.load(session, event.load)
+            case "requests":
+                self._web.ended(event.requests.requests)
+            case _:
+                log.debug("edge_event_ignored", kind=kind)
+
+
+async def _write(session: EdgeSession, frames: EdgeFrames) -> None:
+    try:
+        while (message := await session.next_message()) is not None:
+            await frames.send(message)
+    except ConnectionError as error:
+        log.info("edge_stream_broken", error=str(error))
+    finally:
+        session.close()
+        frames.close()
