@@ -1,7 +1,7 @@
-"""The edge's table of routes, and who may use which.
+"""What is at which host, and who may use it: web functions at hosts of their own, the edge's own pages at all others.
 
-Two doors lead here: the operator's address, and the link-local one that containers reach. The second serves only what a
-container may have; the rest does not exist there.
+Two doors lead here: the operator's address, and the link-local one that containers reach. At the second the edge's own pages are
+only those that a container may have; the rest does not exist there. Web functions are served at both.
 """
 
 from collections.abc import Awaitable, Callable
@@ -11,15 +11,14 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pilotlight.config import Settings
 from pilotlight.core.errors import NotFound, PilotlightError
 from pilotlight.edge import errors
 from pilotlight.edge.blobs import Blobs
 from pilotlight.edge.metrics import EdgeMetrics, Measured, MetricsPage
-from pilotlight.edge.volumes import Volumes
 from pilotlight.objects import Objects
-from pilotlight.volumes.places import Places
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -31,13 +30,35 @@ REFUSALS = {
 }
 
 
-def build(settings: Settings, objects: Objects, signing_key: bytes) -> Starlette:
-    """The ASGI app of the edge."""
-    figures = EdgeMetrics()
+class ByHost:
+    """The ASGI app of the edge: for each request the app of its host."""
+
+    def __init__(self, is_web: Callable[[str], bool], web: ASGIApp, sockets: ASGIApp, own: ASGIApp) -> None:
+        self._is_web = is_web
+        self._web = web
+        self._sockets = sockets
+        self._own = own
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_socket = scope["type"] == "websocket"
+        if not self._is_web(host_of(scope)):
+            await self._own(scope, receive, send)
+        elif is_socket:
+            await self._sockets(scope, receive, send)
+        else:
+            await self._web(scope, receive, send)
+
+
+def host_of(scope: Scope) -> str:
+    """The Host header, empty where there is none."""
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
+
+
+def own_pages(settings: Settings, objects: Objects, signing_key: bytes, figures: EdgeMetrics) -> Starlette:
+    """Blobs, metrics and the like."""
     page = MetricsPage(figures, settings.inner_socket_path)
     routes = [
         *Blobs(objects, signing_key).routes(),
-        *Volumes(Places(settings.volumes_path), signing_key).routes(),
         Route("/healthz", healthz),
         Route("/metrics", hidden_from_containers(page.metrics, settings.link_local_address), name="metrics"),
     ]

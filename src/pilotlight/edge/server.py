@@ -13,10 +13,13 @@ import structlog
 import uvicorn
 
 from pilotlight.config import Settings
-from pilotlight.edge.app import build
+from pilotlight.edge.protocol import HttpConnection
+from pilotlight.edge.websockets import MAX_MESSAGE_BYTES
+from pilotlight.edge.wiring import Edge, ended
 from pilotlight.objects import Objects, load_or_create_key
 
 GRACE_S = 10
+KEEP_ALIVE_S = 75  # of a connection without a request; browsers and proxies close theirs sooner
 BACKLOG = 2048  # connections that wait while the edge is being restarted
 SIGNING_KEY_FILE = "signing.key"
 
@@ -29,27 +32,39 @@ async def serve(settings: Settings, sockets: list[socket.socket], ready: Callabl
     try:
         removed = await objects.remove_abandoned()
         log.info("edge_starting", abandoned_uploads_removed=removed)
-        app = build(settings, objects, load_or_create_key(settings.keys_dir / SIGNING_KEY_FILE))
+        edge = Edge(settings, objects, load_or_create_key(settings.keys_dir / SIGNING_KEY_FILE))
         for listener in sockets:
             if listener.family in (socket.AF_INET, socket.AF_INET6):
                 # asyncio does this only on sockets that it made itself; accepted ones inherit it.
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        config = uvicorn.Config(
-            app,
-            http="httptools",
-            ws="none",
-            interface="asgi3",
-            lifespan="off",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            backlog=BACKLOG,
-            timeout_graceful_shutdown=GRACE_S,
-        )
-        await _Server(config, ready).serve(sockets)
+        linking = asyncio.get_running_loop().create_task(edge.run())
+        try:
+            await _Server(_configuration(edge), ready).serve(sockets)
+        finally:
+            await ended(linking)
+            await edge.close()
         log.info("edge_stopped")
     finally:
         objects.close()
+
+
+def _configuration(edge: Edge) -> uvicorn.Config:
+    return uvicorn.Config(
+        edge.app,
+        http=HttpConnection,
+        ws="websockets-sansio",
+        ws_max_size=MAX_MESSAGE_BYTES,
+        interface="asgi3",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        date_header=False,  # an app's own would be doubled
+        proxy_headers=False,  # see core/forwarded.py
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=GRACE_S,
+    )
 
 
 class _Server(uvicorn.Server):
