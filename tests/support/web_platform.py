@@ -182,7 +182,7 @@ class FakeNode:
             await self.app(scope, chunks.get, send)
         except Died as error:
             return await frames.send(FromTask(ended=WebEnded(why=str(error))))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - as the runtime does
             status, why = api_pb2.GenericResult.GENERIC_STATUS_FAILURE, repr(error)
         result = api_pb2.GenericResult(status=status, exception=why)
         return await frames.send(FromTask(ended=WebEnded(result=result.SerializeToString())))
