@@ -4,6 +4,7 @@ A pickle is never opened here: that would run what is in it. CBOR is read withou
 which a few bytes can name the same list a million times.
 """
 
+import io
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
@@ -40,10 +41,16 @@ def _refuse(*_: object) -> NoReturn:
 
 def from_cbor(data: bytes) -> Any:
     """The plain value of one CBOR item; raises NotPlain for whatever JSON has no equal of, or what is not CBOR."""
+    stream = io.BytesIO(data)
+    decoder = cbor2.CBORDecoder(
+        stream, tag_hook=_refuse, semantic_decoders=_NoTags(), strict_hashable_types=True, max_depth=MAX_DEPTH
+    )
     try:
-        value = cbor2.loads(data, semantic_decoders=_NoTags(), tag_hook=_refuse, strict_hashable_types=True, max_depth=MAX_DEPTH)
+        value = decoder.decode()
     except cbor2.CBORError as error:
         raise NotPlain(str(error)) from error
+    if stream.read(1):
+        raise NotPlain("more than one item")
     _check(value)
     return value
 
