@@ -78,6 +78,10 @@ class ControlBase(abc.ABC):
     async def WebhookRedeliver(self, stream: 'grpclib.server.Stream[pilotlight.wire.platform_pb2.WebhookRedeliverRequest, pilotlight.wire.platform_pb2.WebhookRedeliverReply]') -> None:
         pass
 
+    @abc.abstractmethod
+    async def VolumePath(self, stream: 'grpclib.server.Stream[pilotlight.wire.platform_pb2.VolumePathRequest, pilotlight.wire.platform_pb2.VolumePathReply]') -> None:
+        pass
+
     def __mapping__(self) -> typing.Dict[str, grpclib.const.Handler]:
         return {
             '/pilotlight.Control/Status': grpclib.const.Handler(
@@ -175,6 +179,12 @@ class ControlBase(abc.ABC):
                 grpclib.const.Cardinality.UNARY_UNARY,
                 pilotlight.wire.platform_pb2.WebhookRedeliverRequest,
                 pilotlight.wire.platform_pb2.WebhookRedeliverReply,
+            ),
+            '/pilotlight.Control/VolumePath': grpclib.const.Handler(
+                self.VolumePath,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                pilotlight.wire.platform_pb2.VolumePathRequest,
+                pilotlight.wire.platform_pb2.VolumePathReply,
             ),
         }
 
@@ -277,4 +287,10 @@ class ControlStub:
             '/pilotlight.Control/WebhookRedeliver',
             pilotlight.wire.platform_pb2.WebhookRedeliverRequest,
             pilotlight.wire.platform_pb2.WebhookRedeliverReply,
+        )
+        self.VolumePath = grpclib.client.UnaryUnaryMethod(
+            channel,
+            '/pilotlight.Control/VolumePath',
+            pilotlight.wire.platform_pb2.VolumePathRequest,
+            pilotlight.wire.platform_pb2.VolumePathReply,
         )

@@ -926,6 +926,7 @@ class StartTask(_message.Message):
     FIRST_INPUTS_FIELD_NUMBER: _builtins.int
     SINGLE_USE_FIELD_NUMBER: _builtins.int
     SERVER_FIELD_NUMBER: _builtins.int
+    VOLUMES_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     arguments: _builtins.bytes
     """serialized modal.client.ContainerArguments"""
@@ -972,6 +973,8 @@ class StartTask(_message.Message):
     def server(self) -> Global___ContainerServer:
         """where it is a modal.Server: it takes no inputs, and its port is its readiness"""
 
+    @_builtins.property
+    def volumes(self) -> _containers.RepeatedCompositeFieldContainer[Global___VolumeMount]: ...
     def __init__(
         self,
         *,
@@ -1000,14 +1003,46 @@ class StartTask(_message.Message):
         first_inputs: _abc.Iterable[Global___DeliverInputs] | None = ...,
         single_use: _builtins.bool = ...,
         server: Global___ContainerServer | None = ...,
+        volumes: _abc.Iterable[Global___VolumeMount] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["image_config", b"image_config", "server", b"server"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "batch_linger_ms", b"batch_linger_ms", "batch_max_size", b"batch_max_size", "block_network", b"block_network", "client_version", b"client_version", "environment_name", b"environment_name", "first_inputs", b"first_inputs", "grace_period_s", b"grace_period_s", "image_builder_version", b"image_builder_version", "image_config", b"image_config", "image_id", b"image_id", "input_timeout_s", b"input_timeout_s", "layers", b"layers", "max_concurrent_inputs", b"max_concurrent_inputs", "memory_limit_mib", b"memory_limit_mib", "memory_mib", b"memory_mib", "milli_cpu", b"milli_cpu", "milli_cpu_limit", b"milli_cpu_limit", "mount_client_dependencies", b"mount_client_dependencies", "mounts", b"mounts", "secrets", b"secrets", "server", b"server", "single_use", b"single_use", "startup_timeout_s", b"startup_timeout_s", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "batch_linger_ms", b"batch_linger_ms", "batch_max_size", b"batch_max_size", "block_network", b"block_network", "client_version", b"client_version", "environment_name", b"environment_name", "first_inputs", b"first_inputs", "grace_period_s", b"grace_period_s", "image_builder_version", b"image_builder_version", "image_config", b"image_config", "image_id", b"image_id", "input_timeout_s", b"input_timeout_s", "layers", b"layers", "max_concurrent_inputs", b"max_concurrent_inputs", "memory_limit_mib", b"memory_limit_mib", "memory_mib", b"memory_mib", "milli_cpu", b"milli_cpu", "milli_cpu_limit", b"milli_cpu_limit", "mount_client_dependencies", b"mount_client_dependencies", "mounts", b"mounts", "secrets", b"secrets", "server", b"server", "single_use", b"single_use", "startup_timeout_s", b"startup_timeout_s", "task_id", b"task_id", "volumes", b"volumes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StartTask: _TypeAlias = StartTask  # noqa: Y015
+
+@_typing.final
+class VolumeMount(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_ID_FIELD_NUMBER: _builtins.int
+    MOUNT_PATH_FIELD_NUMBER: _builtins.int
+    READ_ONLY_FIELD_NUMBER: _builtins.int
+    SUB_PATH_FIELD_NUMBER: _builtins.int
+    volume_id: _builtins.str
+    mount_path: _builtins.str
+    read_only: _builtins.bool
+    @_builtins.property
+    def sub_path(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """components of the directory that is shown, made where it is missing; empty: all of the volume"""
+
+    def __init__(
+        self,
+        *,
+        volume_id: _builtins.str = ...,
+        mount_path: _builtins.str = ...,
+        read_only: _builtins.bool = ...,
+        sub_path: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mount_path", b"mount_path", "read_only", b"read_only", "sub_path", b"sub_path", "volume_id", b"volume_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VolumeMount: _TypeAlias = VolumeMount  # noqa: Y015
 
 @_typing.final
 class ContainerServer(_message.Message):
@@ -1344,6 +1379,7 @@ class StartBuild(_message.Message):
     CLIENT_VERSION_FIELD_NUMBER: _builtins.int
     IGNORE_CACHE_FIELD_NUMBER: _builtins.int
     NAMED_BASES_FIELD_NUMBER: _builtins.int
+    VOLUMES_FIELD_NUMBER: _builtins.int
     build_id: _builtins.str
     """the image id"""
     force_pull: _builtins.bool
@@ -1375,6 +1411,8 @@ class StartBuild(_message.Message):
     def named_bases(self) -> _containers.MessageMap[_builtins.str, Global___BaseImage]:
         """"base" → an image of ours"""
 
+    @_builtins.property
+    def volumes(self) -> _containers.RepeatedCompositeFieldContainer[Global___VolumeMount]: ...
     def __init__(
         self,
         *,
@@ -1394,10 +1432,11 @@ class StartBuild(_message.Message):
         client_version: _builtins.str = ...,
         ignore_cache: _builtins.bool = ...,
         named_bases: _abc.Mapping[_builtins.str, Global___BaseImage] | None = ...,
+        volumes: _abc.Iterable[Global___VolumeMount] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["base_config", b"base_config", "context_mount", b"context_mount", "registry_auth", b"registry_auth"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_config", b"base_config", "base_layers", b"base_layers", "build_args", b"build_args", "build_function", b"build_function", "build_id", b"build_id", "builder_version", b"builder_version", "client_version", b"client_version", "context_files", b"context_files", "context_mount", b"context_mount", "dockerfile_commands", b"dockerfile_commands", "force_pull", b"force_pull", "ignore_cache", b"ignore_cache", "named_bases", b"named_bases", "registry_auth", b"registry_auth", "secrets", b"secrets", "timeout_s", b"timeout_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_config", b"base_config", "base_layers", b"base_layers", "build_args", b"build_args", "build_function", b"build_function", "build_id", b"build_id", "builder_version", b"builder_version", "client_version", b"client_version", "context_files", b"context_files", "context_mount", b"context_mount", "dockerfile_commands", b"dockerfile_commands", "force_pull", b"force_pull", "ignore_cache", b"ignore_cache", "named_bases", b"named_bases", "registry_auth", b"registry_auth", "secrets", b"secrets", "timeout_s", b"timeout_s", "volumes", b"volumes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2864,3 +2903,44 @@ class WebhookRedeliverReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WebhookRedeliverReply: _TypeAlias = WebhookRedeliverReply  # noqa: Y015
+
+@_typing.final
+class VolumePathRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    environment_name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        environment_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment_name", b"environment_name", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VolumePathRequest: _TypeAlias = VolumePathRequest  # noqa: Y015
+
+@_typing.final
+class VolumePathReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VolumePathReply: _TypeAlias = VolumePathReply  # noqa: Y015
