@@ -9,6 +9,7 @@ from typing import Any
 from modal_proto import api_pb2
 
 from pilotlight.config import Settings
+from pilotlight.control.apps import AppRecord
 from pilotlight.control.live import LiveCall, LiveTask, Pool
 from pilotlight.control.nodes import NodeSession
 from pilotlight.control.outputs import Outputs, Wish
@@ -50,12 +51,26 @@ class Heart:
         request = api_pb2.AppCreateRequest(description=name, app_state=api_pb2.APP_STATE_DETACHED)
         app = await self.server.apps.create(request, "1.6.4", f"app {name}")
         function = api_pb2.Function(function_name=name, image_id=IMAGE_ID, **fields)
-        create = api_pb2.FunctionCreateRequest(app_id=app.app_id, function=function)
-        function_id, _, handle = await self.server.functions.create(create, "1.6.4", f"function {name}")
+        return await self._publish(
+            name, app, api_pb2.FunctionCreateRequest(app_id=app.app_id, function=function), f"function {name}"
+        )
+
+    async def redefine(self, name: str, function_id: str, **fields: Any) -> None:
+        """A newer version of a function, published."""
+        record = await self.server.functions.get(function_id)
+        app = await self.server.apps.get(record.app_id)
+        function = api_pb2.Function(function_name=name, image_id=IMAGE_ID, **fields)
+        create = api_pb2.FunctionCreateRequest(app_id=app.app_id, function=function, existing_function_id=function_id)
+        await self._publish(name, app, create, ids.new("key"))
+
+    async def _publish(self, name: str, app: AppRecord, create: api_pb2.FunctionCreateRequest, key: str) -> str:
+        naming = self.server.web_routes.naming(app)
+        function_id, _, handle = await self.server.functions.create(create, "1.6.4", key, naming=naming)
         await self.server.apps.publish(
             api_pb2.AppPublishRequest(
                 app_id=app.app_id,
-                app_state=api_pb2.APP_STATE_DETACHED,
+                app_state=app.state,
+                name=app.title,
                 function_ids={name: function_id},
                 definition_ids={function_id: handle.definition_id},
             ),
@@ -116,7 +131,7 @@ class FakeNode:
         return self._heart.server.tasks
 
     async def connect(self, held: Sequence[platform_pb2.HeldTask] = ()) -> list[str]:
-        self.session = NodeSession(self.node_id, self.node_id, 8_000, 16_384, "http://127.0.0.1:1", 100)
+        self.session = NodeSession(self.node_id, self.node_id, 8_000, 16_384, "http://127.0.0.1:1", 100, "unix:/run/web.sock")
         return await self._heart.server.recovery.join(self.session, held)
 
     async def leave(self) -> None:
