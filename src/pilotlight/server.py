@@ -32,6 +32,7 @@ from pilotlight.control.secrets import Secrets
 from pilotlight.control.tasks import Tasks
 from pilotlight.control.tokens import Tokens
 from pilotlight.control.volume_files import VolumeFiles
+from pilotlight.control.volume_mounts import mounted_in
 from pilotlight.control.volumes import Volumes
 from pilotlight.control.web import Web
 from pilotlight.control.web_routes import WebRoutes
@@ -166,6 +167,7 @@ class Server:
             max_waiting=settings.web_max_waiting,
         )
         self.schedules = Schedules(database=database, apps=self.apps, calls=self.calls, output_log=self.output_log)
+        self.volumes.mounted_in = lambda task_id: mounted_in(self.tasks.get(task_id))
         self.recovery = Recovery(calls=self.calls, tasks=self.tasks, pools=self.pools, nodes=self.nodes, images=self.images)
         self.garbage = Garbage(
             database=database,
@@ -258,7 +260,17 @@ class Server:
             node_token=self.node_token,
             max_containers=self.settings.max_containers_per_node,
         )
-        control = ControlService(self.overview, self.tokens, self.secrets, self.garbage, self.webhooks, self.web, self.proxy_tokens)
+        use_cases = (
+            self.overview,
+            self.tokens,
+            self.secrets,
+            self.garbage,
+            self.webhooks,
+            self.web,
+            self.proxy_tokens,
+            self.volumes,
+        )
+        control = ControlService(*use_cases)
         listeners = [GrpcServer([public]), GrpcServer([for_tasks, control])]
         for listener, listening in zip(listeners, (api, inner), strict=True):
             await listener.start(sock=listening, backlog=BACKLOG)

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import uvicorn
 import uvloop
+from starlette.applications import Starlette
 
 from pilotlight.control.blobs import Blobs
 from pilotlight.control.dicts import Dicts
@@ -18,6 +20,11 @@ from pilotlight.control.mounts import Mounts
 from pilotlight.control.queues import Queues
 from pilotlight.control.secrets import Secrets
 from pilotlight.control.tokens import Tokens
+from pilotlight.control.volume_files import VolumeFiles
+from pilotlight.control.volumes import Volumes
+from pilotlight.edge.app import REFUSALS
+from pilotlight.edge.blobs import Blobs as EdgeBlobs
+from pilotlight.edge.volumes import Volumes as EdgeVolumes
 from pilotlight.objects import KeyFile, Objects, load_or_create_key
 from pilotlight.rpc.authentication import TokenAuthenticator
 from pilotlight.rpc.blobs import BlobHandlers
@@ -27,6 +34,7 @@ from pilotlight.rpc.framework import Service
 from pilotlight.rpc.mounts import MountHandlers
 from pilotlight.rpc.queues import QueueHandlers
 from pilotlight.rpc.secrets import SecretHandlers
+from pilotlight.rpc.volumes import VolumeHandlers
 from pilotlight.rpc.workspace import WorkspaceHandlers
 from pilotlight.store.database import Database, open_engine
 from pilotlight.store.schema import migrate
@@ -48,6 +56,8 @@ class UseCases:
     secrets: Secrets
     dicts: Dicts
     queues: Queues
+    volumes: Volumes
+    volume_files: VolumeFiles
 
     def handlers(self, key: bytes) -> list[object]:
         return [
@@ -58,10 +68,11 @@ class UseCases:
             SecretHandlers(self.secrets),
             DictHandlers(self.dicts),
             QueueHandlers(self.queues),
+            VolumeHandlers(self.volumes, self.volume_files),
         ]
 
 
-async def assemble(state: Path, signing_key: bytes) -> UseCases:
+async def assemble(state: Path, signing_key: bytes, edge_url: str = "http://127.0.0.1:9") -> UseCases:
     """The use cases over a state directory, ready to be called."""
     engine = open_engine(state / "pilotlight.db", "NORMAL")
     migrate(engine)
@@ -72,15 +83,18 @@ async def assemble(state: Path, signing_key: bytes) -> UseCases:
     tokens = Tokens(database=database)
     await tokens.load()
     await tokens.ensure_first(state / "token")
+    volumes = Volumes(database=database, environments=environments, directory=state / "volumes")
     return UseCases(
         database,
         tokens,
         environments,
         Mounts(database=database, objects=objects),
-        Blobs(objects=objects, signing_key=signing_key, base_url="http://127.0.0.1:9"),
+        Blobs(objects=objects, signing_key=signing_key, base_url=edge_url),
         Secrets(database=database, environments=environments, key_file=KeyFile(state / "keys" / "secrets.key")),
         Dicts(database=database, environments=environments),
         Queues(database=database, environments=environments),
+        volumes,
+        VolumeFiles(volumes=volumes, objects=objects, signing_key=signing_key, base_url=edge_url),
     )
 
 
@@ -163,7 +177,10 @@ class RunningServer:
     async def _serve(self) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         key = load_or_create_key(self.state / "keys" / "signing.key")
-        self.use_cases = await assemble(self.state, key)
+        edge = socket.create_server(("127.0.0.1", 0))
+        self.use_cases = await assemble(self.state, key, f"http://127.0.0.1:{edge.getsockname()[1]}")
+        edge_server = uvicorn.Server(uvicorn.Config(self._edge(key), http="httptools", lifespan="off", log_config=None))
+        serving_edge = asyncio.create_task(edge_server.serve([edge]))
         listener = socket.create_server(("127.0.0.1", self.port))
         self.port = listener.getsockname()[1]
         server = ClosingServer([Service(self.use_cases.handlers(key), TokenAuthenticator(self.use_cases.tokens))])
@@ -171,4 +188,14 @@ class RunningServer:
         self._ready.set()
         await self._stopping.wait()
         await server.end()
+        edge_server.should_exit = True
+        await serving_edge
+        self.use_cases.volumes.close()
         await self.use_cases.database.close()
+
+    def _edge(self, key: bytes) -> Starlette:
+        routes = [
+            *EdgeBlobs(Objects(self.state / "objects"), key).routes(),
+            *EdgeVolumes(self.use_cases.volumes.places, key).routes(),
+        ]
+        return Starlette(routes=routes, exception_handlers=REFUSALS)

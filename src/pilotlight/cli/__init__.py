@@ -1,4 +1,4 @@
-"""The command line: `pilotlight up | down | status | logs | env | token | webhook | secret | gc | doctor | image`.
+"""The command line: `pilotlight up | down | status | logs | env | token | webhook | secret | gc | volume | doctor | image`.
 
 Each command lives in a module that is imported when it is used, so that `pilotlight up` does not pay for tables and gRPC.
 Exit codes: 0 done, 1 it went wrong (the message says what to do), 2 wrong usage, 3 the platform is not running.
@@ -21,6 +21,7 @@ COMMANDS = {
     "secret": "secrets",
     "gc": "garbage",
     "webhook": "webhooks",
+    "volume": "volumes",
     "doctor": "doctor",
     "image": "images",
 }

@@ -13,6 +13,7 @@ from typing import Any
 from modal_proto import api_pb2
 from sqlalchemy import Connection, Row
 
+from pilotlight.control.volume_mounts import checked_mounts
 from pilotlight.control.web_definitions import Naming, follow_addresses, hand_out_addresses
 from pilotlight.core import errors, ids
 from pilotlight.core.labels import Addresses
@@ -199,7 +200,6 @@ def refuse_unbuilt(function: api_pb2.Function) -> None:
         "sticky sessions (@modal.sessioned)": function.is_sessioned,
         "flash containers (modal.experimental.http_server)": function.HasField("http_config") and not function.is_server,
         "GPUs": bool(function.resources.gpu_config.gpu_type or function.resources.gpu_config.count),
-        "volumes": bool(function.volume_mounts),
         "network file systems": bool(function.shared_volume_mounts),
         "bucket mounts": bool(function.cloud_bucket_mounts or function.s3_mounts),
         "proxies": bool(function.proxy_id),
@@ -273,6 +273,7 @@ class Functions:
         function = highest_ranked(request)
         schedule = schedule_of(request, function)
         refuse_unbuilt(function)
+        checked_mounts(function.volume_mounts, f"Function {function.function_name!r}")
         check_schedule(function, None if for_run else schedule)
         function_id = request.existing_function_id or ids.derived(ids.FUNCTION, request.app_id, function.function_name, key)
         definition_id = ids.derived("de", function_id, key)
@@ -300,6 +301,8 @@ class Functions:
     async def bind(self, request: api_pb2.FunctionBindParamsRequest) -> tuple[str, api_pb2.FunctionHandleMetadata]:
         """The function of one parameter set and option set: always the same id for the same wish."""
         base = await self.get(request.function_id)
+        changed = with_options(base.definition, request.function_options)
+        checked_mounts(changed.volume_mounts, f"Function {base.tag!r}")
         options = _options_of(request)
         bound_id = self.bound_id(base, request)
         handle = api_pb2.FunctionHandleMetadata()

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Row
 from pilotlight.control.mounts import Mounts
 from pilotlight.control.nodes import Nodes
 from pilotlight.control.secrets import Secrets
+from pilotlight.control.volume_mounts import checked_mounts, look_up_mounts
 from pilotlight.core import errors, ids
 from pilotlight.core.images import ImageState
 from pilotlight.store import garbage
@@ -90,6 +91,7 @@ class Images:
         """The image of a definition; its build is started if it is not there yet."""
         image = request.image
         _refuse_unbuilt(image)
+        checked_mounts(image.volume_mounts, "The image")
         builder_version = request.builder_version or self._default_builder_version
         image_id = await self._id_of(image, builder_version, key if request.force_build or request.ignore_cache else "")
         row = {
@@ -128,6 +130,7 @@ class Images:
         parts += [f"base {base.docker_tag} {base.image_id}" for base in image.base_images]
         parts += [f"file {item.filename} {hashlib.sha256(item.data).hexdigest()}" for item in image.context_files]
         parts += [f"secret {secret_id}" for secret_id in sorted(image.secret_ids)]
+        parts += [f"volume {mount.mount_path} {mount.volume_id} {mount.sub_path}" for mount in image.volume_mounts]
         parts += [f"argument {name}={value}" for name, value in sorted(image.build_args.items())]
         return ids.derived(ids.IMAGE, *parts)
 
@@ -191,6 +194,7 @@ class Images:
             timeout_s=BUILD_TIMEOUT_S,
             ignore_cache=ignore_cache,
             named_bases=bases,
+            volumes=await look_up_mounts(self._database, image.volume_mounts, f"Image {row.image_id}"),
         )
 
     async def _registry_auth(self, image: api_pb2.Image) -> platform_pb2.RegistryAuth | None:
@@ -330,7 +334,6 @@ def _refuse_unbuilt(image: api_pb2.Image) -> None:
     lacking = {
         "running a function while building (Image.run_function)": image.HasField("build_function"),
         "GPUs in build steps": bool(image.gpu_config.gpu_type or image.gpu_config.count),
-        "volumes in build steps": bool(image.volume_mounts),
     }
     for feature, asked in lacking.items():
         if asked:

@@ -21,6 +21,7 @@ from pilotlight.control.nodes import Nodes
 from pilotlight.control.output_log import OutputLog
 from pilotlight.control.pools import Pools
 from pilotlight.control.secrets import Secrets
+from pilotlight.control.volume_mounts import look_up_mounts
 from pilotlight.core import errors, ids, retries
 from pilotlight.core.placement import Need, NodeView
 from pilotlight.core.tasks import TaskEvent, TaskState
@@ -183,6 +184,7 @@ class Tasks:
             image_config=image.config,
             image_id=function.image_id,
             mounts=[await self._mounts.get(mount_id) for mount_id in function.mount_ids],
+            volumes=await look_up_mounts(self._database, function.volume_mounts, f"Function {pool.function.tag!r}"),
             secrets=await self._secrets.environment_of(list(function.secret_ids)),
             client_version=pool.function.client_version,
             image_builder_version=image.builder_version,

@@ -8,9 +8,9 @@ import hashlib
 import itertools
 import posixpath
 import time
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from urllib.parse import quote
 
 from pilotlight.core import errors
 from pilotlight.core.signing import sign
@@ -119,6 +119,16 @@ def is_below(path: str, directory: str) -> bool:
     return path == directory or path.startswith(directory + "/")
 
 
+def encoded(path: str) -> str:
+    """A path as a claim of a URL: whatever its characters, no program on the way has another opinion on how to write them."""
+    return urlsafe_b64encode(path.encode()).decode()
+
+
+def decoded(claim: str) -> str:
+    """The path of a claim."""
+    return urlsafe_b64decode(claim).decode()
+
+
 class VolumeUrls:
     """Makes the signed URLs by which blocks travel, for one way to reach the edge."""
 
@@ -133,8 +143,9 @@ class VolumeUrls:
 
     def get_url(self, volume_id: str, parts: Parts, inode: int, start: int, end: int) -> str:
         """For the bytes start..end of a file, as long as the path means this inode."""
-        path = f"/volumes/{volume_id}/files/{'/'.join(parts)}"
-        return self._signed("GET", path, inode=inode, start=start, end=end)
+        return self._signed(
+            "GET", f"/volumes/{volume_id}/files", file=encoded("/".join(parts)), inode=inode, start=start, end=end
+        )
 
-    def _signed(self, method: str, path: str, **claims: int) -> str:
-        return f"{self._base_url}{quote(path)}?{sign(self._key, method, path, self._expires_at, **claims)}"
+    def _signed(self, method: str, path: str, **claims: str | int) -> str:
+        return f"{self._base_url}{path}?{sign(self._key, method, path, self._expires_at, **claims)}"

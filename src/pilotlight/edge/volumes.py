@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from pilotlight.core.errors import LostRace
 from pilotlight.core.signing import verify
-from pilotlight.core.volumes import Parts, parse_file_path
+from pilotlight.core.volumes import Parts, decoded, parse_file_path
 from pilotlight.edge.blobs import SILENCE_S, chunks
 from pilotlight.volumes import walking
 from pilotlight.volumes.blocks import IncomingBlock
@@ -46,7 +46,7 @@ class Volumes:
         """Paths as `core.volumes` makes them."""
         return [
             Route("/volumes/{volume_id}/blocks/{digest}", self.upload, methods=["PUT"]),
-            Route("/volumes/{volume_id}/files/{path:path}", self.download, methods=["GET"]),
+            Route("/volumes/{volume_id}/files", self.download, methods=["GET"]),
         ]
 
     async def upload(self, request: Request) -> Response:
@@ -71,7 +71,7 @@ class Volumes:
         """Send bytes start..end of a file; 409 if another file has taken its place since the URL was given out."""
         claims = self._permitted(request)
         start, end = int(claims["start"]), int(claims["end"])
-        parts = parse_file_path(request.path_params["path"])
+        parts = parse_file_path(decoded(claims["file"]))
         volume_id = request.path_params["volume_id"]
         descriptor = await self._run(partial(self._open, volume_id, parts, int(claims["inode"]), end))
         headers = {"content-length": str(end - start)}

@@ -11,6 +11,7 @@ from pilotlight.control.overview import Overview
 from pilotlight.control.proxy_tokens import ProxyTokens
 from pilotlight.control.secrets import Secrets
 from pilotlight.control.tokens import Tokens
+from pilotlight.control.volumes import Volumes
 from pilotlight.control.web import Web
 from pilotlight.control.webhooks import Webhooks
 from pilotlight.core import errors
@@ -32,6 +33,7 @@ class ControlService(WebhookControl, WebControl, platform_grpc.ControlBase):
         webhooks: Webhooks,
         web: Web,
         proxy_tokens: ProxyTokens,
+        volumes: Volumes,
     ) -> None:
         self._overview = overview
         self._tokens = tokens
@@ -40,6 +42,7 @@ class ControlService(WebhookControl, WebControl, platform_grpc.ControlBase):
         self._webhooks = webhooks
         self._web = web
         self._proxy_tokens = proxy_tokens
+        self._volumes = volumes
 
     async def Status(self, stream: Any) -> None:
         await stream.recv_message()
@@ -48,6 +51,14 @@ class ControlService(WebhookControl, WebControl, platform_grpc.ControlBase):
     async def Metrics(self, stream: Any) -> None:
         await stream.recv_message()
         await stream.send_message(platform_pb2.MetricsReply(text=self._overview.metrics()))
+
+    async def VolumePath(self, stream: Any) -> None:
+        request = await stream.recv_message()
+        try:
+            path = await self._volumes.path(request.environment_name, request.name)
+        except errors.PilotlightError as error:
+            raise GRPCError(status_of(error), str(error)) from error
+        await stream.send_message(platform_pb2.VolumePathReply(path=str(path)))
 
     async def TokenCreate(self, stream: Any) -> None:
         request = await stream.recv_message()

@@ -1,7 +1,7 @@
 """Files put into volumes: each appears whole in one step or not at all, and the last one to come stays.
 
 A file is filled as a draft outside of every volume, synced, and renamed to its place; the directories of a request's files are
-synced before the request is answered. So what was acknowledged outlasts a loss of power, and what was not leaves the old file as it was.
+synced before the request is answered. So what was acknowledged outlasts a loss of power, and what was not leaves the old file.
 """
 
 import contextlib

@@ -1,0 +1,43 @@
+"""Volumes as functions and images ask to see them: checked when they are defined, looked up when a container starts."""
+
+from collections.abc import Sequence
+
+from modal_proto import api_pb2
+
+from pilotlight.control.live import LiveTask
+from pilotlight.core import errors
+from pilotlight.core.volumes import VolumeMount, check_mounts, parse_path
+from pilotlight.store import volumes as store
+from pilotlight.store.database import Database
+from pilotlight.wire import platform_pb2
+
+
+def checked_mounts(wanted: Sequence[api_pb2.VolumeMount], owner: str) -> list[VolumeMount]:
+    """What one container is to see; raises InvalidInput. `owner` is who asks, for people: "Function 'f'"."""
+    mounts = [VolumeMount(mount.volume_id, mount.mount_path, mount.read_only, parse_path(mount.sub_path)) for mount in wanted]
+    check_mounts(mounts, owner)
+    return mounts
+
+
+def mounted_in(task: LiveTask | None) -> set[str]:
+    """The volumes that a running container has; none if it has ended."""
+    return {mount.volume_id for mount in task.pool.definition.volume_mounts} if task is not None else set()
+
+
+async def look_up_mounts(database: Database, wanted: Sequence[api_pb2.VolumeMount], owner: str) -> list[platform_pb2.VolumeMount]:
+    """For the node; raises NotFound for a volume that was deleted."""
+    if not wanted:
+        return []
+    mounts = checked_mounts(wanted, owner)
+    present = await database.read(lambda connection: store.versions(connection, [mount.volume_id for mount in mounts]))
+    for mount in mounts:
+        if mount.volume_id not in present:
+            raise errors.NotFound(
+                f"{owner} mounts volume {mount.volume_id} at {mount.mount_path!r}, which was deleted. Deploy or run the app again."
+            )
+    return [
+        platform_pb2.VolumeMount(
+            volume_id=mount.volume_id, mount_path=mount.mount_path, read_only=mount.read_only, sub_path=mount.sub_path
+        )
+        for mount in mounts
+    ]
