@@ -1,4 +1,4 @@
-"""The command line: `pilotlight up | down | status | logs | env | token | webhook | secret | gc | volume | doctor | image`.
+"""The command line: `pilotlight up | down | status | logs | env | token | proxy-token | webhook | secret | gc | volume | doctor | image`.
 
 Each command lives in a module that is imported when it is used, so that `pilotlight up` does not pay for tables and gRPC.
 Exit codes: 0 done, 1 it went wrong (the message says what to do), 2 wrong usage, 3 the platform is not running.
@@ -18,6 +18,7 @@ COMMANDS = {
     "logs": "logs",
     "env": "environment",
     "token": "tokens",
+    "proxy-token": "proxy_tokens",
     "secret": "secrets",
     "gc": "garbage",
     "webhook": "webhooks",
@@ -37,7 +38,7 @@ class Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"pilotlight.cli.{COMMANDS[cmd_name]}")
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -18,6 +18,22 @@ def _announce(settings: Settings, seconds: float) -> None:
     click.echo(f"  stop it                    pilotlight down{flag}")
 
 
+class Rate(click.ParamType):
+    """Requests a second, or "off", which the settings call 0."""
+
+    name = "rate"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if value == "off":
+            return 0
+        if not str(value).isdecimal() or int(value) == 0:
+            self.fail(f"{value!r} is neither a number of requests a second nor 'off'.", param, ctx)
+        return int(value)
+
+
+RATE = Rate()
+
+
 @click.command()
 @click.option("--detach", is_flag=True, help="Return once it is ready and leave it running.")
 @click.option("--api", metavar="HOST:PORT", help="Where the gRPC API listens (default 127.0.0.1:9900).")
@@ -26,12 +42,13 @@ def _announce(settings: Settings, seconds: float) -> None:
 @click.option(
     "--webhook-allow-private", is_flag=True, default=None, help="Allow completion webhooks to loopback and private addresses."
 )
+@click.option("--domain", metavar="NAME", help="Web functions live at <label>.NAME (default localhost).")
+@click.option("--web-rate-limit", metavar="N|off", type=RATE, help="Requests a second of one web function (default 200).")
+@click.option("--web-workspace-rate-limit", metavar="N|off", type=RATE, help="Of all web functions together (default off).")
 @state_option
-def up(
-    detach: bool, api: str | None, web: str | None, insecure: bool | None, webhook_allow_private: bool | None, state: Path | None
-) -> None:
+def up(detach: bool, state: Path | None, domain: str | None, **flags: object) -> None:
     """Start the platform on this machine."""
-    settings = settings_for(state, api=api, web=web, insecure=insecure, webhook_allow_private=webhook_allow_private)
+    settings = settings_for(state, web_domain=domain, **flags)
     running = bring_up(settings, detach=detach, announce=_announce)
     if running is not None:
         click.echo(f"Pilotlight is already running (pid {running.pid}): API {running.api}, web {running.web}")
