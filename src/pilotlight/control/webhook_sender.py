@@ -5,6 +5,7 @@ another address a moment later gains nothing. Redirects are not followed, proxie
 """
 
 import asyncio
+import errno
 import socket
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -34,6 +35,8 @@ class WebhookSender:
                     return await _answer_of(response)
         except TimeoutError:
             return Answer(0, f"no answer within {TIMEOUT_S:.0f} s")
+        except aiohttp.ClientConnectorError as error:
+            return Answer(0, f"can't connect to {error.host}: {error.os_error.strerror or error.os_error}")
         except (aiohttp.ClientError, OSError, UnicodeError) as error:
             return Answer(0, str(error) or type(error).__name__)
 
@@ -59,7 +62,7 @@ class WebhookSender:
         """Called for each address before it is connected to: what it refuses is never spoken to."""
         family, kind, protocol, _, target = address
         if not self._allow_private and (why := refusal(str(target[0]))):
-            raise OSError(f"{target[0]} is {why}: nothing is sent there. {HOW_TO_ALLOW}")
+            raise OSError(errno.EACCES, f"{target[0]} is {why}: nothing is sent there. {HOW_TO_ALLOW}")
         return socket.socket(family, kind, protocol)
 
 

@@ -135,6 +135,8 @@ def check_url(url: str, *, allow_private: bool) -> str:
         raise InvalidInput("A webhook's URL can't carry a user or a password: the signature says who sends. Leave them out.")
     if parts.fragment:
         raise InvalidInput(f"{url!r} can't be a webhook's URL: what follows '#' is never sent. Leave it out.")
+    if _looks_like_ipv4(host) and not _is_address(host):
+        raise InvalidInput(f"{url!r} can't be a webhook's URL: write its address as four numbers, 192.0.2.1.")
     if not allow_private:
         is_local = host == "localhost" or host.endswith(".localhost")
         why = "a loopback address" if is_local else refusal(host) if _is_address(host) else ""
@@ -157,6 +159,12 @@ def _split(url: str) -> SplitResult:
     if any(len(label) > 63 for label in (parts.hostname or "").split(".")):
         raise InvalidInput(f"{url!r} can't be a webhook's URL: a part of its host name has over 63 characters.")
     return parts
+
+
+def _looks_like_ipv4(host: str) -> bool:
+    """Whether the look-up of a name would take it for a number: "127.1", "0x7f000001"."""
+    last = host.rpartition(".")[2]
+    return last.isdecimal() or last.startswith("0x")
 
 
 def _is_address(host: str) -> bool:

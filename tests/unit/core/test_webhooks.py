@@ -88,6 +88,9 @@ class TestUrls:
             ("https://example.com/" + "a" * 3000, "2048"),
             (f"https://{'a' * 64}.com/", "63"),
             ("http://[::1/", "can't be"),
+            ("http://127.1/", "four numbers"),
+            ("http://2130706433/", "four numbers"),
+            ("http://0x7f.0x1/", "four numbers"),
         ],
     )
     def test_refused_whatever_is_allowed(self, url: str, why: str) -> None:
