@@ -32,7 +32,6 @@ from pilotlight.control.secrets import Secrets
 from pilotlight.control.tasks import Tasks
 from pilotlight.control.tokens import Tokens
 from pilotlight.control.volume_files import VolumeFiles
-from pilotlight.control.volume_mounts import mounted_in
 from pilotlight.control.volumes import Volumes
 from pilotlight.control.web import Web
 from pilotlight.control.web_routes import WebRoutes
@@ -167,7 +166,7 @@ class Server:
             max_waiting=settings.web_max_waiting,
         )
         self.schedules = Schedules(database=database, apps=self.apps, calls=self.calls, output_log=self.output_log)
-        self.volumes.mounted_in = lambda task_id: mounted_in(self.tasks.get(task_id))
+        self.volumes.mounted_in = lambda task_id: task.volume_ids if (task := self.tasks.get(task_id)) else ()
         self.recovery = Recovery(calls=self.calls, tasks=self.tasks, pools=self.pools, nodes=self.nodes, images=self.images)
         self.garbage = Garbage(
             database=database,

@@ -125,6 +125,11 @@ class LiveTask:
     web_node: str = ""  # where edges reach its node
     web_running: int = 0  # requests of HTTP that it works on
 
+    @property
+    def volume_ids(self) -> set[str]:
+        """The volumes that it has mounted."""
+        return {mount.volume_id for mount in self.pool.definition.volume_mounts}
+
     def move(self, event: TaskEvent) -> bool:
         """Apply the event; False if it changes nothing."""
         following = task_states.next_state(self.state, event)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from modal_proto import api_pb2
 
-from pilotlight.control.live import LiveTask
 from pilotlight.core import errors
 from pilotlight.core.volumes import VolumeMount, check_mounts, parse_path
 from pilotlight.store import volumes as store
@@ -17,11 +16,6 @@ def checked_mounts(wanted: Sequence[api_pb2.VolumeMount], owner: str) -> list[Vo
     mounts = [VolumeMount(mount.volume_id, mount.mount_path, mount.read_only, parse_path(mount.sub_path)) for mount in wanted]
     check_mounts(mounts, owner)
     return mounts
-
-
-def mounted_in(task: LiveTask | None) -> set[str]:
-    """The volumes that a running container has; none if it has ended."""
-    return {mount.volume_id for mount in task.pool.definition.volume_mounts} if task is not None else set()
 
 
 async def look_up_mounts(database: Database, wanted: Sequence[api_pb2.VolumeMount], owner: str) -> list[platform_pb2.VolumeMount]:
