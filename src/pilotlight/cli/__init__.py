@@ -1,4 +1,4 @@
-"""The command line: `pilotlight up | down | status | logs | env | token | proxy-token | webhook | secret | gc | volume | doctor | image`.
+"""The command line: `pilotlight up`, `down`, `status` and what COMMANDS names.
 
 Each command lives in a module that is imported when it is used, so that `pilotlight up` does not pay for tables and gRPC.
 Exit codes: 0 done, 1 it went wrong (the message says what to do), 2 wrong usage, 3 the platform is not running.
