@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from standardwebhooks import WebhookVerificationError
 from support.webhook_receiver import Received, Receiver
 
 from pilotlight.config import Settings
+from pilotlight.control import webhook_sender
 from pilotlight.control.webhooks import RETRY_GRACE_S, Webhook
 from pilotlight.core import errors
 
@@ -218,6 +220,33 @@ def test_an_endless_answer_is_cut(tmp_path: Path, receiver: Receiver) -> None:
         receiver.will_answer(500, b"x" * 50_000_000)
         answer = await heart.server.webhook_sender.post(receiver.url(), {}, b"{}")
         assert (answer.status, answer.problem) == (500, "x" * 200)
+
+    listening(tmp_path, scenario)
+
+
+def test_who_never_answers_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(heart: Heart, node: FakeNode) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            answer = await heart.server.webhook_sender.post(f"http://127.0.0.1:{silent.getsockname()[1]}/", {}, b"{}")
+        assert (answer.status, answer.problem) == (0, "no answer within 0 s")
+
+    monkeypatch.setattr(webhook_sender, "TIMEOUT_S", 0.2)
+    listening(tmp_path, scenario)
+
+
+def test_an_attempt_that_the_end_of_the_server_cut_off_is_made_again(tmp_path: Path) -> None:
+    async def scenario(heart: Heart, node: FakeNode) -> None:
+        function_id = await heart.define()
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            await heart.server.webhooks.add("f", "", "", f"http://127.0.0.1:{silent.getsockname()[1]}/")
+            await finish(heart, node, function_id)
+            assert (await heart.server.webhook_loop.run_once()).started == 1
+            connection, _ = await asyncio.to_thread(silent.accept)
+            with connection:
+                await heart.restart()
+        [row] = await deliveries(heart)
+        assert (row.state, row.attempts) == ("pending", 0)
+        assert row.event == "function_call.completed"
 
     listening(tmp_path, scenario)
 
