@@ -27,6 +27,7 @@ from pilotlight.control.pools import Pools
 from pilotlight.control.proxy_tokens import ProxyTokens
 from pilotlight.control.queues import Queues
 from pilotlight.control.recovery import Recovery
+from pilotlight.control.replies import Replies
 from pilotlight.control.schedules import Schedules
 from pilotlight.control.secrets import Secrets
 from pilotlight.control.tasks import Tasks
@@ -290,6 +291,7 @@ class Server:
             database=self.database,
             result_ttl_s=self.settings.result_ttl_s,
             collectors={
+                "replies": Replies(self.database).collect,
                 "dicts": self.dicts.collect,
                 "queues": self.queues.collect,
                 "secrets": self.secrets.collect,

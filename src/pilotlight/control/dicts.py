@@ -4,13 +4,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
+from sqlalchemy import Connection
+
 from pilotlight.control.creation import Creation
 from pilotlight.control.environments import Environments
 from pilotlight.control.named import NamedObject, NamedObjects
-from pilotlight.control.replies import RecentReplies
 from pilotlight.core import errors, ids
 from pilotlight.store import dicts as store
-from pilotlight.store import named
+from pilotlight.store import named, replies
 from pilotlight.store.database import Database
 
 ENTRY_TTL_S = 7 * 24 * 3600
@@ -21,6 +22,7 @@ MAX_UPDATE_ENTRIES = 10_000
 MAX_COUNT = 100_000  # DictLen counts no further
 KEYS_PER_PAGE = 1_000
 VALUES_PER_PAGE = 32
+_CREATED = b"\x01"
 
 
 class Dicts:
@@ -29,8 +31,6 @@ class Dicts:
     def __init__(self, *, database: Database, environments: Environments, now: Callable[[], float] = time.time) -> None:
         self._database = database
         self._now = now
-        self._popped: RecentReplies[bytes] = RecentReplies()
-        self._created: RecentReplies[bool] = RecentReplies()
         self.objects = NamedObjects(
             database=database, environments=environments, kind=named.DICTS, prefix=ids.DICT, word="dict", now=now
         )
@@ -60,11 +60,16 @@ class Dicts:
         if not if_not_exists:
             await self._database.write(lambda connection: store.put(connection, dict_id, entries, at))
             return True
-        if (answered := self._created.get(request_key)) is not None:
-            return answered
-        count = await self._database.write(lambda connection: store.put_missing(connection, dict_id, entries, at, at - ENTRY_TTL_S))
-        self._created.keep(request_key, count > 0)
-        return count > 0
+        key = f"DictUpdate {request_key}" if request_key else ""
+
+        def work(connection: Connection) -> bool:
+            if (answered := replies.find(connection, key)) is not None:
+                return answered == _CREATED
+            is_created = store.put_missing(connection, dict_id, entries, at, at - ENTRY_TTL_S) > 0
+            replies.add(connection, key, _CREATED if is_created else b"", at)
+            return is_created
+
+        return await self._database.write(work)
 
     async def get(self, dict_id: str, key: bytes) -> bytes | None:
         """An entry's value; raises NotFound if there is no such dict."""
@@ -88,13 +93,19 @@ class Dicts:
     async def pop(self, dict_id: str, key: bytes, request_key: str = "") -> bytes | None:
         """Remove an entry and return its value. Safe to repeat under one key; raises NotFound if there is no such dict."""
         await self.objects.require(dict_id)
-        if (answered := self._popped.get(request_key)) is not None:
-            return answered
-        cutoff = self._cutoff()
-        popping = self._database.write(lambda connection: store.pop(connection, dict_id, key, cutoff))
-        # Kept even if this caller goes away before the answer: it may come back with the same request.
-        popping.add_done_callback(lambda done: self._keep_popped(request_key, done))
-        return await asyncio.shield(popping)
+        cutoff, at = self._cutoff(), self._now()
+        reply_key = f"DictPop {request_key}" if request_key else ""
+
+        def work(connection: Connection) -> bytes | None:
+            if (answered := replies.find(connection, reply_key)) is not None:
+                return answered
+            value = store.pop(connection, dict_id, key, cutoff)
+            if value is not None:
+                replies.add(connection, reply_key, value, at)
+            return value
+
+        # Done even if this caller goes away before the answer: it may come back with the same request.
+        return await asyncio.shield(self._database.write(work))
 
     async def count(self, dict_id: str) -> int:
         """How many entries there are, up to MAX_COUNT; raises NotFound."""
@@ -136,10 +147,6 @@ class Dicts:
 
     async def _delete_all_in(self, environment_id: str) -> None:
         await self.objects.delete(await self.objects.ids_in(environment_id))
-
-    def _keep_popped(self, request_key: str, done: "asyncio.Future[bytes | None]") -> None:
-        if done.exception() is None and (value := done.result()) is not None:
-            self._popped.keep(request_key, value, len(value))
 
     def _cutoff(self) -> float:
         return self._now() - ENTRY_TTL_S

@@ -11,15 +11,16 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from modal_proto import api_pb2
 from sqlalchemy import Connection
 
 from pilotlight.control.creation import Creation
 from pilotlight.control.environments import Environment, Environments
 from pilotlight.control.named import NamedObject, NamedObjects
-from pilotlight.control.replies import RecentReplies
+from pilotlight.control.replies import REPLY_KEPT_S, RecentReplies
 from pilotlight.core import errors, ids
 from pilotlight.core.partitions import MAX_ITEMS, Partition
-from pilotlight.store import named
+from pilotlight.store import named, replies
 from pilotlight.store import queues as store
 from pilotlight.store.database import Database
 
@@ -42,6 +43,7 @@ class Claim:
     """Who waits for items. `taking` is set to the removal of its items from the disk."""
 
     partition: "LivePartition"
+    request_key: str
     taking: "asyncio.Future[asyncio.Future[Items]]"
 
 
@@ -79,6 +81,7 @@ class Queues:
     def __init__(self, *, database: Database, environments: Environments, now: Callable[[], float] = time.time) -> None:
         self._database = database
         self._now = now
+        self._started_at = now()
         self._newest_seq = 0
         self._partitions: OrderedDict[tuple[str, bytes], LivePartition] = OrderedDict()
         self._loading: dict[tuple[str, bytes], asyncio.Future[None]] = {}
@@ -115,12 +118,9 @@ class Queues:
                 )
             ttl = min(ttl_s, MAX_TTL_S) if ttl_s > 0 else DEFAULT_TTL_S
             expires_at = self._now() + ttl
-            batch = request_key or ids.new(ids.QUEUE)
             first = self._newest_seq + 1
             self._newest_seq += len(values)
-            items = [
-                store.Item(first + index, queue_id, key, value, expires_at, batch, index) for index, value in enumerate(values)
-            ]
+            items = [store.Item(first + index, queue_id, key, value, expires_at) for index, value in enumerate(values)]
             try:
                 await asyncio.shield(self._store(live, items, request_key))
             except _Repeated:
@@ -135,9 +135,9 @@ class Queues:
         """
         _check(key, ())
         live = await self._use(queue_id, key)
-        claim = Claim(live, asyncio.get_running_loop().create_future())
+        claim = Claim(live, request_key, asyncio.get_running_loop().create_future())
         try:
-            if (answered := self._taken.get(request_key)) is not None:
+            if (answered := await self._answered(request_key)) is not None:
                 return answered
             live.state.claim(claim, max(1, min(at_most, MAX_ITEMS)))
             if not claim.taking.done() and (wait := _waiting_time(wait_s)):
@@ -154,6 +154,13 @@ class Queues:
         if values:
             self._taken.keep(request_key, values, sum(map(len, values)))
         return values
+
+    async def _answered(self, request_key: str) -> list[bytes] | None:
+        """What this very request was given before; after a restart the disk knows, for as long as clients repeat a request."""
+        if (answered := self._taken.get(request_key)) is not None or self._now() >= self._started_at + REPLY_KEPT_S:
+            return answered
+        reply = await self._database.read(lambda connection: replies.find(connection, _get_key(request_key)))
+        return None if reply is None else list(api_pb2.QueueGetResponse.FromString(reply).values)
 
     async def items_after(self, queue_id: str, key: bytes, seq: int, wait_s: float) -> list[tuple[int, bytes]]:
         """Look at items that follow a number, waiting for the first if there is none; raises NotFound."""
@@ -279,9 +286,12 @@ class Queues:
             cleared.add_done_callback(asyncio.Future.exception)
 
     def _store(self, live: LivePartition, items: "Items", request_key: str) -> "asyncio.Future[None]":
+        at = self._now()
+
         def work(connection: Connection) -> None:
-            if store.add(connection, items) < len(items):
+            if not replies.add(connection, request_key and f"QueuePut {request_key}", b"", at):
                 raise _Repeated
+            store.add(connection, items)
 
         def finished(done: "asyncio.Future[None]") -> None:
             live.state.arriving -= len(items)
@@ -304,7 +314,16 @@ class Queues:
             if done.exception() is not None:
                 claim.partition.state.put_back(items)
 
-        taking = self._database.write(lambda connection: store.take(connection, [seq for seq, _ in items]))
+        at = self._now()
+
+        def work(connection: Connection) -> Items:
+            taken = store.take(connection, [seq for seq, _ in items])
+            if claim.request_key:
+                reply = api_pb2.QueueGetResponse(values=[item.value for item in taken])
+                replies.add(connection, _get_key(claim.request_key), reply.SerializeToString(), at)
+            return taken
+
+        taking = self._database.write(work)
         taking.add_done_callback(finished)
         claim.taking.set_result(taking)
 
@@ -328,10 +347,19 @@ class Queues:
             if not kept:
                 live.users -= 1
                 return
-            returning = self._database.write(lambda connection: store.add_back(connection, kept))
+
+            def work(connection: Connection) -> None:
+                store.add(connection, kept)
+                replies.remove(connection, _get_key(claim.request_key))
+
+            returning = self._database.write(work)
             returning.add_done_callback(lambda written: returned(kept, written))
 
         claim.taking.result().add_done_callback(taken)
+
+
+def _get_key(request_key: str) -> str:
+    return f"QueueGet {request_key}" if request_key else ""
 
 
 def _waiting_time(wait_s: float) -> float:

@@ -44,7 +44,7 @@ from pilotlight.store.tables import (
 )
 
 # What is sorted out itself, and what users put in as theirs: ids in there are no promise of ours.
-_NOT_REFERRING = {images, image_logs, mounts, secrets, tables.dict_entries, tables.queue_items, tables.tokens}
+_NOT_REFERRING = {images, image_logs, mounts, secrets, tables.dict_entries, tables.queue_items, tables.replies, tables.tokens}
 _OF_APPS = (functions, classes, layouts)
 CHUNK = 500  # ids in one statement
 

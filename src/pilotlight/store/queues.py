@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, func, insert, select
-from sqlalchemy.dialects.sqlite import insert as insert_once
 
 from pilotlight.store.tables import queue_items
 
@@ -21,8 +20,6 @@ class Item:
     partition: bytes
     value: bytes
     expires_at: float
-    batch_key: str
-    batch_index: int
 
 
 def newest_seq(connection: Connection) -> int:
@@ -30,14 +27,8 @@ def newest_seq(connection: Connection) -> int:
     return connection.execute(select(func.max(_I.item_seq))).scalar_one() or 0
 
 
-def add(connection: Connection, items: Sequence[Item]) -> int:
-    """Insert items; how many were not there yet under their batch."""
-    statement = insert_once(queue_items).on_conflict_do_nothing(index_elements=[_I.queue_id, _I.batch_key, _I.batch_index])
-    return connection.execute(statement, [_values(item) for item in items]).rowcount
-
-
-def add_back(connection: Connection, items: Sequence[Item]) -> None:
-    """Insert items that were taken."""
+def add(connection: Connection, items: Sequence[Item]) -> None:
+    """Insert items: new ones, or those that were taken and go back."""
     connection.execute(insert(queue_items), [_values(item) for item in items])
 
 
@@ -90,7 +81,7 @@ def remove_expired(connection: Connection, now: float) -> int:
 
 
 def _columns() -> tuple[Any, ...]:
-    return (_I.item_seq, _I.queue_id, _I.partition, _I.value, _I.expires_at, _I.batch_key, _I.batch_index)
+    return (_I.item_seq, _I.queue_id, _I.partition, _I.value, _I.expires_at)
 
 
 def _values(item: Item) -> dict[str, Any]:
@@ -100,6 +91,4 @@ def _values(item: Item) -> dict[str, Any]:
         "partition": item.partition,
         "value": item.value,
         "expires_at": item.expires_at,
-        "batch_key": item.batch_key,
-        "batch_index": item.batch_index,
     }

@@ -224,9 +224,6 @@ queue_items = Table(
     Column("partition", LargeBinary, nullable=False),
     Column("value", LargeBinary, nullable=False),
     Column("expires_at", Float, nullable=False),
-    Column("batch_key", String, nullable=False),  # of the request that put it: the same request again puts nothing
-    Column("batch_index", Integer, nullable=False),
-    UniqueConstraint("queue_id", "batch_key", "batch_index", name="queue_items_once"),
     Index("queue_items_in_order", "queue_id", "partition", "item_seq"),
 )
 
@@ -241,6 +238,15 @@ volumes = Table(
     Column("created_at", Float, nullable=False),
     Column("heartbeat_at", Float),
     Index("volumes_by_name", "environment_id", "name", unique=True),
+)
+
+replies = Table(
+    "replies",  # to requests that may be repeated and must not be done twice
+    metadata,
+    Column("request_key", String, primary_key=True),  # what was asked for, and the client's idempotency key
+    Column("reply", LargeBinary, nullable=False),
+    Column("at", Float, nullable=False),
+    Index("replies_by_age", "at"),
 )
 
 calls = Table(

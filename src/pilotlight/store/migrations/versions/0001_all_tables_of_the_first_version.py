@@ -228,10 +228,7 @@ def upgrade() -> None:
         sa.Column("partition", sa.LargeBinary(), nullable=False),
         sa.Column("value", sa.LargeBinary(), nullable=False),
         sa.Column("expires_at", sa.Float(), nullable=False),
-        sa.Column("batch_key", sa.String(), nullable=False),
-        sa.Column("batch_index", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("item_seq"),
-        sa.UniqueConstraint("queue_id", "batch_key", "batch_index", name="queue_items_once"),
     )
     with op.batch_alter_table("queue_items", schema=None) as batch_op:
         batch_op.create_index("queue_items_in_order", ["queue_id", "partition", "item_seq"], unique=False)
@@ -248,6 +245,16 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("queues", schema=None) as batch_op:
         batch_op.create_index("queues_by_name", ["environment_id", "name"], unique=True)
+
+    op.create_table(
+        "replies",
+        sa.Column("request_key", sa.String(), nullable=False),
+        sa.Column("reply", sa.LargeBinary(), nullable=False),
+        sa.Column("at", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("request_key"),
+    )
+    with op.batch_alter_table("replies", schema=None) as batch_op:
+        batch_op.create_index("replies_by_age", ["at"], unique=False)
 
     op.create_table(
         "secrets",
