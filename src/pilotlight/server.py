@@ -192,6 +192,7 @@ class Server:
         self.tasks.on_startup_failure = self.web.startup_failed
         self.environments.before_delete.append(self.proxy_tokens.environment_deleted)
         self.apps.after_live.append(self.web.publish)
+        self.environments.on_rename.append(self.apps.environment_renamed)
         self.environments.before_delete += [self.apps.stop_all_in, self.webhooks.remove_all_in]
         self.apps.after_live.append(self.schedules.follow)
         self.apps.after_live.append(self.autoscalers.keep_warm)

@@ -291,3 +291,32 @@ def test_tokens(server: RunningServer) -> None:
     with pytest.raises(Exception, match="too old"):
         _hello(server.url, _metadata(server) | {"x-modal-client-version": "0.77.0"})
     _hello(server.url, _metadata(server) | {"x-modal-client-type": "8", "x-modal-client-version": "0.5.0"})
+
+
+def test_environments_change_their_names_and_the_default(client: modal.Client, server: RunningServer) -> None:
+    modal.Environment.objects.create("dev", client=client)
+    d = modal.Dict.from_name("d", environment_name="dev", create_if_missing=True, client=client)
+    d["k"] = 1
+    modal.environments.update_environment("dev", new_name="stage", new_web_suffix="st", client=client)
+    found = {item.name: item for item in modal.environments.list_environments(client=client)}
+    assert (found["stage"].webhook_suffix, found["stage"].default, found["main"].default) == ("st", False, True)
+    assert modal.Dict.from_name("d", environment_name="stage", client=client)["k"] == 1
+    with pytest.raises(NotFoundError, match="Environment 'dev' not found"):
+        modal.Dict.from_name("d", environment_name="dev", client=client).hydrate()
+    with pytest.raises(AlreadyExistsError):
+        modal.environments.update_environment("stage", new_name="main", client=client)
+    server.call(server.use_cases.environments.set_default("stage"))
+    assert modal.Dict.from_name("d", client=client)["k"] == 1
+    server.stop()
+    server.start()
+    found = {item.name: item for item in modal.environments.list_environments(client=client)}
+    assert (found["stage"].default, found["main"].default) == (True, False)
+    modal.Environment.objects.delete("main", client=client)
+    with pytest.raises(ConflictError, match="default"):
+        modal.Environment.objects.delete("stage", client=client)
+
+
+def test_environments_with_roles_are_refused(client: modal.Client) -> None:
+    with pytest.raises(Exception, match="Restricted and public environments are not built yet"):
+        modal.Environment.objects.create("dev", restricted=True, client=client)
+    assert [item.name for item in modal.environments.list_environments(client=client)] == ["main"]

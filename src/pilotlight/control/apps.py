@@ -94,6 +94,12 @@ class Apps:
             self._live[record.app_id] = record
             await self.members(record.app_id)
 
+    def environment_renamed(self, environment: Environment) -> None:
+        """Containers that start from now on know their environment by its new name."""
+        for record in self._live.values():
+            if record.environment_id == environment.environment_id:
+                record.environment_name = environment.name
+
     async def create(self, request: api_pb2.AppCreateRequest, client_version: str, key: str) -> AppRecord:
         """A new app, without a name yet."""
         environment = self._environments.resolve(request.environment_name)

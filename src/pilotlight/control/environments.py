@@ -7,11 +7,15 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
+import structlog
+
 from pilotlight.control.replies import RecentReplies
 from pilotlight.core import errors, ids
 from pilotlight.core.names import check_environment_name
 from pilotlight.store import environments as store
 from pilotlight.store.database import Database
+
+log = structlog.get_logger()
 
 DEFAULT_NAME = "main"
 MAX_ENVIRONMENTS = 1_000
@@ -51,6 +55,7 @@ class Environments:
         self._by_name: dict[str, Environment] = {}
         self._deleted: RecentReplies[bool] = RecentReplies()
         self.before_delete: list[Callable[[str], Awaitable[None]]] = []
+        self.on_rename: list[Callable[[Environment], None]] = []
 
     async def ensure_default(self) -> None:
         """Read all environments; make the default one at first start."""
@@ -143,7 +148,17 @@ class Environments:
         del self._by_name[old.name]
         self._remember(new)
         await self._database.write(lambda connection: store.change(connection, new.environment_id, **values))
+        for tell in self.on_rename if new.name != old.name else ():
+            tell(new)
         return new
+
+    async def set_default(self, name: str) -> None:
+        """Make an environment the one that is meant where none is named; raises NotFound. Safe to repeat."""
+        new = self.resolve(name)
+        for environment in list(self._by_name.values()):
+            self._remember(replace(environment, is_default=environment.environment_id == new.environment_id))
+        await self._database.write(lambda connection: store.set_default(connection, new.environment_id))
+        log.info("default_environment_set", environment=new.name)
 
     async def delete(self, name: str, request_key: str = "") -> None:
         """Remove an environment and all that lives in it; raises NotFound, WrongState for the default one.
@@ -156,8 +171,11 @@ class Environments:
         if environment.is_default:
             raise errors.WrongState(
                 f"Environment '{environment.name}' is the default one and can't be deleted. Delete what it holds instead: "
-                "`modal app stop`, `modal secret delete`, `modal dict delete`, `modal queue delete`."
+                "`modal app stop`, `modal secret delete`, `modal dict delete`, `modal queue delete`, `modal volume delete`; "
+                "or make another one the default."
             )
+        goes = await self._database.read(lambda connection: store.census(connection, environment.environment_id))
+        log.info("environment_delete", environment=environment.name, **goes)
         for prepare in self.before_delete:
             await prepare(environment.environment_id)
         await self._database.write(lambda connection: store.remove(connection, environment.environment_id))

@@ -4,6 +4,7 @@ from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2
 
 from pilotlight.control.environments import Environment, Environments
+from pilotlight.core.errors import NotBuilt
 from pilotlight.rpc.framework import Caller
 
 _MAY_CREATE = (api_pb2.OBJECT_CREATION_TYPE_CREATE_IF_MISSING, api_pb2.OBJECT_CREATION_TYPE_CREATE_FAIL_IF_EXISTS)
@@ -29,6 +30,22 @@ def _item(environment: Environment) -> api_pb2.EnvironmentListItem:
     )
 
 
+def _refuse_roles(request: api_pb2.EnvironmentCreateRequest) -> None:
+    if request.is_managed or request.environment_type or request.default_member_role or request.default_member_role_str:
+        raise NotBuilt(
+            "Restricted and public environments are not built yet in Pilotlight: whoever has a token may use all environments. "
+            "Leave --restricted, --public and --default-role away."
+        )
+
+
+def _refuse_limits(request: api_pb2.EnvironmentUpdateRequest) -> None:
+    if request.max_concurrent_tasks or request.max_concurrent_gpus or request.block_unauthenticated_resources:
+        raise NotBuilt(
+            "Limits of an environment (containers, GPUs, web functions without proxy auth) are not built yet in Pilotlight. "
+            "Name, web suffix and image builder version can be changed."
+        )
+
+
 class EnvironmentHandlers:
     def __init__(self, environments: Environments) -> None:
         self._environments = environments
@@ -44,6 +61,7 @@ class EnvironmentHandlers:
         return api_pb2.EnvironmentGetOrCreateResponse(environment_id=found.environment_id, metadata=_metadata(found))
 
     async def EnvironmentCreate(self, caller: Caller, request: api_pb2.EnvironmentCreateRequest) -> Empty:
+        _refuse_roles(request)
         await self._environments.create(request.name, caller.idempotency_key)
         return Empty()
 
@@ -51,6 +69,7 @@ class EnvironmentHandlers:
         return api_pb2.EnvironmentListResponse(items=[_item(environment) for environment in self._environments.list()])
 
     async def EnvironmentUpdate(self, caller: Caller, request: api_pb2.EnvironmentUpdateRequest) -> api_pb2.EnvironmentListItem:
+        _refuse_limits(request)
         changed = await self._environments.update(
             request.current_name,
             new_name=request.name.value if request.HasField("name") else None,

@@ -52,6 +52,12 @@ class WorkspaceHandlers:
             default_environment_name=default.name, image_builder_version=default.image_builder_version
         )
 
+    async def WorkspaceSetDefaultEnvironment(self, caller: Caller, request: api_pb2.WorkspaceSetDefaultEnvironmentRequest) -> Empty:
+        if caller.is_container:
+            raise errors.NotAllowed("A container may not change what belongs to the workspace.")
+        await self._environments.set_default(request.environment_name)
+        return Empty()
+
     async def TokenInfoGet(self, caller: Caller, request: api_pb2.TokenInfoGetRequest) -> api_pb2.TokenInfoGetResponse:
         if caller.is_container:
             raise errors.NotAllowed("A container has no token: it is known by the socket that it calls through.")
