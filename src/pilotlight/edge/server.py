@@ -21,6 +21,7 @@ from pilotlight.objects import Objects, load_or_create_key
 GRACE_S = 10
 KEEP_ALIVE_S = 75  # of a connection without a request; browsers and proxies close theirs sooner
 BACKLOG = 2048  # connections that wait while the edge is being restarted
+FIRST_WORD_S = 5.0  # so long an edge that starts waits to be told of routes before it serves
 SIGNING_KEY_FILE = "signing.key"
 
 log = structlog.get_logger()
@@ -39,6 +40,8 @@ async def serve(settings: Settings, sockets: list[socket.socket], ready: Callabl
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         linking = asyncio.get_running_loop().create_task(edge.run())
         try:
+            if settings.edges_socket_path.exists():  # what connects meanwhile waits in the sockets' backlog
+                await _first_word(edge)
             await _Server(_configuration(edge), ready).serve(sockets)
         finally:
             await ended(linking)
@@ -46,6 +49,15 @@ async def serve(settings: Settings, sockets: list[socket.socket], ready: Callabl
         log.info("edge_stopped")
     finally:
         objects.close()
+
+
+async def _first_word(edge: Edge) -> None:
+    """Wait for the server to say what there is: an edge that was restarted must not deny what it does not know yet."""
+    try:
+        async with asyncio.timeout(FIRST_WORD_S):
+            await edge.link.is_up.wait()
+    except TimeoutError:
+        log.warning("edge_knows_nothing_yet", waited_s=FIRST_WORD_S)
 
 
 def _configuration(edge: Edge) -> uvicorn.Config:
