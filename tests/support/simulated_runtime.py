@@ -62,6 +62,7 @@ class SimulatedContainer:
 
     def __init__(self, process: "subprocess.Popen[bytes]", pipes: tuple[OutputPipe, OutputPipe], root: Path) -> None:
         self._process = process
+        self.pid = process.pid
         self._pipes = pipes
         self._root = root
         self._pidfd = os.pidfd_open(process.pid)

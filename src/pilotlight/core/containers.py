@@ -15,11 +15,25 @@ OnOutput = Callable[[int, bytes, int], None]
 
 @dataclass(frozen=True)
 class Bind:
-    """A file or directory of the host that a container sees at `target`."""
+    """A file or directory of the host that a container sees at `target`.
+
+    `inside` is a path below `source` that programs may change at any time: no link is followed on it, and what is missing is made.
+    With `needs_ids` the container must be able to own what is there, or it can't start.
+    """
 
     source: Path
     target: str
     read_only: bool = True
+    inside: tuple[str, ...] = ()
+    needs_ids: bool = False
+
+
+@dataclass(frozen=True)
+class Link:
+    """A symbolic link in a container, made before its program starts; an empty directory of the image gives way to it."""
+
+    path: str
+    target: str
 
 
 @dataclass(frozen=True)
@@ -37,6 +51,7 @@ class ContainerSpec:
     cwd: str = "/"
     user: str = ""
     binds: tuple[Bind, ...] = ()
+    links: tuple[Link, ...] = ()
     milli_cpu: int = 0
     milli_cpu_limit: int = 0
     memory_limit_mib: int = 0

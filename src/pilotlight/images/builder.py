@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pilotlight.config import Settings
-from pilotlight.core.containers import ContainerRuntime
+from pilotlight.core.containers import Bind, ContainerRuntime
 from pilotlight.core.errors import InvalidInput, NotBuilt, PilotlightError
 from pilotlight.images import copying, dockerfile, words
 from pilotlight.images.bases import Bases, Pull
@@ -29,6 +30,8 @@ from pilotlight.images.stages import StageState, declared, described, state_of
 from pilotlight.images.steps import Command, Say, Steps
 from pilotlight.images.surroundings import surroundings_of
 from pilotlight.images.trees import Tree
+from pilotlight.volumes.mounting import bind_of
+from pilotlight.volumes.places import Places
 from pilotlight.wire import platform_pb2
 
 DEFAULT_TIMEOUT_S = 3600
@@ -51,6 +54,7 @@ class Builder:
         self._layers = layers
         self._mounts = mounts
         self._clock = clock
+        self._places = Places(settings.volumes_path)
         self._bases = Bases(settings, surroundings, layers, LocalImages(settings, layers), registry)
         self._steps = Steps(runtime, surroundings)
         self._probe = Probe(settings.node_dir / "probes", self._steps)
@@ -78,7 +82,10 @@ class Builder:
         say(STDOUT, f"Building image {request.build_id}\n")
         context = await asyncio.to_thread(tempfile.mkdtemp, prefix="pilotlight-context-")
         try:
-            build = _Build(request, file, say, self._layers, self._bases, self._steps, await self._context(request, Path(context)))
+            # At the very paths that the image names: a link there, as containers of functions have it, would stay in the layer.
+            volumes = tuple(bind_of(self._places, mount, mount.mount_path) for mount in request.volumes)
+            files = await self._context(request, Path(context))
+            build = _Build(request, file, say, self._layers, self._bases, self._steps, files, volumes)
             state = await build.run()
         finally:
             await asyncio.to_thread(shutil.rmtree, context, ignore_errors=True)
@@ -127,6 +134,7 @@ class _Build:
         bases: Bases,
         steps: Steps,
         context: _Context,
+        volumes: tuple[Bind, ...],
     ) -> None:
         self._request = request
         self._file = file
@@ -135,6 +143,7 @@ class _Build:
         self._bases = bases
         self._steps = steps
         self._context = context
+        self._volumes = volumes
         self._salt = request.build_id if request.ignore_cache else ""
         self._done: dict[int, StageState] = {}
         self._count = 0
@@ -191,7 +200,9 @@ class _Build:
         request = self._request
         args = tuple(dockerfile.argv(instruction, state.shell))
         secrets = dict(request.secrets)
-        definition = [instruction.name, args, dict(state.env), state.workdir, state.user]
+        definition: list[Any] = [instruction.name, args, dict(state.env), state.workdir, state.user]
+        if request.volumes:
+            definition.append(sorted([mount.mount_path, mount.volume_id, *mount.sub_path] for mount in request.volumes))
         layer_id = step_id(state.layers, definition, secrets=secrets, build_args=dict(state.args), salt=self._salt)
         below = self._layers.paths(state.layers)
         home = await asyncio.to_thread(_home, below, state.user)
@@ -199,7 +210,7 @@ class _Build:
 
         async def fill(content: Path) -> None:
             network = instruction.flag("network") == "none"
-            command = Command(below, args, env, state.workdir or "/", state.user, content, network)
+            command = Command(below, args, env, state.workdir or "/", state.user, content, network, self._volumes)
             await self._steps.check(command, instruction.text, self._say)
 
         return await self._made(state, layer_id, instruction.text, fill)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pilotlight.core.containers import ContainerHandle, ContainerRuntime, ContainerSpec, Exit
+from pilotlight.core.containers import Bind, ContainerHandle, ContainerRuntime, ContainerSpec, Exit
 from pilotlight.core.errors import PilotlightError
 from pilotlight.images.surroundings import GUEST_DIR, Surroundings
 
@@ -41,6 +41,7 @@ class Command:
     user: str = ""
     upper: Path | None = None
     block_network: bool = False
+    binds: tuple[Bind, ...] = ()
 
 
 class Steps:
@@ -62,7 +63,7 @@ class Steps:
             env={"PATH": DEFAULT_PATH, **self._surroundings.container_env(), **command.env},
             cwd=command.cwd or "/",
             user=command.user,
-            binds=self._surroundings.container_binds(),
+            binds=(*self._surroundings.container_binds(), *command.binds),
             memory_limit_mib=self._memory_limit_mib,
             block_network=command.block_network,
             upper=command.upper,

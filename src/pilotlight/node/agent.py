@@ -34,6 +34,7 @@ from pilotlight.node.packing import ImagePacker, Packer, spec_of
 from pilotlight.node.relay import Relay
 from pilotlight.node.runtime import Runtime
 from pilotlight.node.task import Task, TaskRuntime
+from pilotlight.node.volumes import VolumeDirectories
 from pilotlight.node.web import WebListener
 from pilotlight.wire import platform_pb2
 
@@ -60,6 +61,7 @@ class Agent:
         self._runtime = runtime
         self._packer = packer
         self._surroundings = surroundings
+        self._volumes = VolumeDirectories(settings.volumes_path)
         self._outbox = Outbox()
         self._builds = Builds(builder, self._outbox)
         self._relay = Relay(settings)
@@ -162,7 +164,7 @@ class Agent:
 
     async def _run(self, task: Task) -> None:
         try:
-            await task.run(Gateway(self._settings, self._relay, task))
+            await task.run(Gateway(self._settings, self._relay, task, self._volumes))
         except Exception as error:  # a fault of ours in one task must not take the others down
             log.error("task_crashed", task_id=task.task_id, exc_info=error)
         finally:
@@ -178,7 +180,8 @@ class Agent:
         arguments.write_bytes(request.arguments)
         arguments.chmod(0o644)
         edge_host = urlsplit(self._settings.container_edge_url).hostname or ""
-        return spec_of(request, packed, socket_path, arguments, self._surroundings, edge_host)
+        spec = spec_of(request, packed, socket_path, arguments, self._surroundings, edge_host)
+        return self._volumes.mounted(spec, request.volumes)
 
     # ---- the link ----
 

@@ -8,13 +8,14 @@ import contextlib
 from pathlib import Path
 from typing import Any, Protocol
 
-from grpclib.const import Cardinality, Handler
+from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError
 from modal_proto import api_pb2
 
 from pilotlight.config import Settings
 from pilotlight.node.inputs import KILL_SWITCH, Batch, reply_with
 from pilotlight.node.relay import SERVICE, Relay
+from pilotlight.node.volumes import OPEN_FILES, VolumeDirectories
 from pilotlight.node.web_requests import WebRequests
 from pilotlight.wire.listening import Server
 from pilotlight.wire.raw import RawCodec, RawStatusDetails, leading_string
@@ -28,6 +29,12 @@ class Served(Protocol):
     """The task behind a gateway."""
 
     task_id: str
+
+    @property
+    def pid(self) -> int:
+        """Of the container's init; 0 while there is none."""
+        ...
+
     web: WebRequests
 
     def greet(self) -> None:
@@ -66,10 +73,11 @@ class Served(Protocol):
 class Gateway:
     """Listens for one container."""
 
-    def __init__(self, settings: Settings, relay: Relay, task: Served) -> None:
+    def __init__(self, settings: Settings, relay: Relay, task: Served, volumes: VolumeDirectories) -> None:
         self.socket_path = settings.gateway_dir / f"{task.task_id}.sock"
         self._relay = relay
         self._task = task
+        self._volumes = volumes
         self._server = Server([self], codec=RawCodec(), status_details_codec=RawStatusDetails())
 
     async def open(self) -> None:
@@ -96,6 +104,8 @@ class Gateway:
             "FunctionPutOutputs": self._put_outputs,
             "FunctionGetDynamicConcurrency": self._get_dynamic_concurrency,
             "TaskResult": self._task_result,
+            "VolumeCommit": self._volume_commit,
+            "VolumeReload": self._volume_reload,
         }
         handlers = self._relay.handlers(self._task.task_id)
         for name, serve in own.items():
@@ -169,6 +179,24 @@ class Gateway:
         request = api_pb2.FunctionGetDynamicConcurrencyRequest.FromString(await stream.recv_message())
         reply = api_pb2.FunctionGetDynamicConcurrencyResponse(concurrency=request.target_concurrency)
         await stream.send_message(reply.SerializeToString())
+
+    async def _volume_commit(self, stream: Any) -> None:
+        """What was written on this machine reaches the disk here; the server counts the version, or says why there is none."""
+        data = await stream.recv_message()
+        volume_id = api_pb2.VolumeCommitRequest.FromString(data).volume_id
+        reply = await self._relay.call(self._task.task_id, "VolumeCommit", data, stream.metadata)
+        try:
+            await self._volumes.sync(volume_id)
+        except OSError as error:
+            raise GRPCError(Status.FAILED_PRECONDITION, f"Volume {volume_id} could not be synced: {error}.") from error
+        await stream.send_message(reply)
+
+    async def _volume_reload(self, stream: Any) -> None:
+        data = await stream.recv_message()
+        volume_id = api_pb2.VolumeReloadRequest.FromString(data).volume_id
+        if await self._volumes.has_open_files(volume_id, self._task.pid):
+            raise GRPCError(Status.FAILED_PRECONDITION, OPEN_FILES)
+        await stream.send_message(await self._relay.call(self._task.task_id, "VolumeReload", data, stream.metadata))
 
     async def _stop(self, stream: Any) -> None:
         data = await stream.recv_message()

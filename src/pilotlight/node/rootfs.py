@@ -21,7 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pilotlight.core import errors
+from pilotlight.core.containers import Bind
 from pilotlight.node import syscalls
+from pilotlight.volumes import walking
 
 MAX_LAYERS = 500  # of overlayfs
 OLDEST_KERNEL = "5.19"
@@ -116,8 +118,24 @@ class Stage:
         finally:
             syscalls.set_filesystem_ids(0)
 
-    def bind_source(self, source: Path, index: int) -> Path:
-        """Inside `private`: a path by which the container's root reaches `source`, ids mapped where its file system can."""
+    @contextlib.contextmanager
+    def as_container_root(self) -> Generator[None]:
+        """On one of `threads`: what the body makes below `root` belongs to the container's root."""
+        syscalls.set_filesystem_ids(self._ids.first)
+        try:
+            yield
+        finally:
+            syscalls.set_filesystem_ids(0)
+
+    def bind_source(self, bind: Bind, index: int) -> Path:
+        """Inside `private`: a path by which the container's root reaches the source, ids mapped where its file system can."""
+        if not bind.inside:
+            return self._bind_source(bind, bind.source, index)
+        # By its descriptor, so that what was found is what is mounted, whatever programs do to the path meanwhile.
+        with walking.directory(bind.source, bind.inside, make=True) as descriptor:
+            return self._bind_source(bind, Path(f"/proc/self/fd/{descriptor}"), index)
+
+    def _bind_source(self, bind: Bind, source: Path, index: int) -> Path:
         is_dir = source.is_dir()
         point = self._point(f"{'d' if is_dir else 'f'}{index}", is_dir=is_dir)
         try:
@@ -125,6 +143,11 @@ class Stage:
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise errors.NotFound(f"{source} could not be put into the container: {error}.") from error
+            if bind.needs_ids:
+                raise errors.WrongState(
+                    f"The file system of {bind.source} can't map ids, so the container could not write there. Put it on one that "
+                    f"can (ext4, xfs, btrfs) under Linux {OLDEST_KERNEL} or newer."
+                ) from error
             syscalls.bind(source, point)  # tmpfs before Linux 6.3, network file systems: visible with the ids it has
         return point
 

@@ -27,6 +27,7 @@ from pilotlight.node import bundle, cgroups, dns, syscalls
 from pilotlight.node.network import Network, Port
 from pilotlight.node.rootfs import IdMap, Stage, Upper
 from pilotlight.node.users import find_user
+from pilotlight.node.volumes import place_links
 
 log = structlog.get_logger()
 
@@ -214,11 +215,14 @@ class Setup:
             self._stage.mount_root((started.directory / "points", *spec.layers), started.upper)
             user = find_user(spec.user, self._stage.root)
             _require_program(spec, self._stage.root)
+            if spec.links:
+                with self._stage.as_container_root():
+                    place_links(self._stage.root, spec.links)
         with started.step("bundle"):
             binds = [bundle.BindMount(self._init, bundle.INIT_TARGET, True)]
             binds += [bundle.BindMount(started.directory / Path(target).name, target, False) for target in _OWN_FILES]
             for index, bind in enumerate(spec.binds):
-                binds.append(bundle.BindMount(self._stage.bind_source(bind.source, index), bind.target, bind.read_only))
+                binds.append(bundle.BindMount(self._stage.bind_source(bind, index), bind.target, bind.read_only))
             wanted = bundle.Bundle(
                 hostname=spec.container_id,
                 root=self._stage.root,

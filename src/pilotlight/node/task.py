@@ -42,6 +42,11 @@ class RunningContainer(ContainerHandle, Protocol):
 
     address: str
 
+    @property
+    def pid(self) -> int:
+        """Of its init, on this machine."""
+        ...
+
     def signal(self, signum: int) -> None:
         """Send a signal to its program; does nothing once it has ended."""
         ...
@@ -243,6 +248,11 @@ class Task:
             self._outbox.urgent(NodeEvent(inputs_returned=returned))
 
     # ---- what the container asks ----
+
+    @property
+    def pid(self) -> int:
+        """Of the container's init; 0 while there is none."""
+        return self._container.pid if self._container is not None else 0
 
     def serve_port(self) -> None:
         """A server of its own (modal.Server) has run its enter hooks: it is ready once its port answers."""

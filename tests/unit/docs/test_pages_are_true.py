@@ -18,6 +18,7 @@ import pilotlight.rpc
 from pilotlight.config import Settings
 from pilotlight.edge.metrics import EdgeMetrics
 from pilotlight.node.gateway import Gateway
+from pilotlight.node.volumes import VolumeDirectories
 from pilotlight.rpc.features import feature_of
 
 ROOT = Path(__file__).parents[3]
@@ -57,7 +58,7 @@ def served_by_the_server() -> set[str]:
 def served_by_the_node() -> set[str]:
     async def look() -> set[str]:
         relay = SimpleNamespace(handlers=lambda task_id: {})
-        gateway = Gateway(Settings(), relay, SimpleNamespace(task_id="ta-1"))  # type: ignore[arg-type]
+        gateway = Gateway(Settings(), relay, SimpleNamespace(task_id="ta-1"), VolumeDirectories(Path("/nowhere")))  # type: ignore[arg-type]
         return {path.rpartition("/")[2] for path in gateway.__mapping__()}
 
     return asyncio.run(look())

@@ -22,6 +22,7 @@ class Fakes:
 
     socket_path = Path("/nowhere")
     address = "10.128.0.7"
+    pid = 1
 
     def __init__(self) -> None:
         self.signals: list[int] = []
