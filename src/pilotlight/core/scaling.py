@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 DEFAULT_SCALEDOWN_WINDOW_S = 60
 DEFAULT_MAX_CONTAINERS = 100
-WORTH_A_START_S = 1.0  # work that the containers at hand finish within this time is not worth another container
+SHORTEST_STARTUP_S = 0.05
+STARTUP_S = 1.0  # of a container, where it has not been seen yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class PoolView:
     buffer_containers: int = 0
     scaledown_window_s: float = DEFAULT_SCALEDOWN_WINDOW_S
     service_s: float | None = None  # how long an input takes, as far as is known
+    startup_s: float = STARTUP_S  # how long a container takes to its first input
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +46,13 @@ class Plan:
 def plan(pool: PoolView) -> Plan:
     """Enough containers for all that is queued or running, within the limits; idle ones go after the window.
 
-    Short inputs get fewer: as many containers as finish the load within the time that a container takes to start.
+    Short inputs get fewer: as many containers as finish the load within the time that one more would take to start.
     """
     cut = False  # short inputs got fewer than one container each: they may turn out to be long
     load = pool.queued + sum(task.held_inputs for task in pool.tasks)
     needed = math.ceil(load / pool.inputs_per_container)
     if load and pool.service_s is not None:
-        worthwhile = math.ceil(load * pool.service_s / (WORTH_A_START_S * pool.inputs_per_container))
+        worthwhile = math.ceil(load * pool.service_s / (max(SHORTEST_STARTUP_S, pool.startup_s) * pool.inputs_per_container))
         cut = worthwhile < needed
         needed = min(needed, max(1, worthwhile))
     if load:
@@ -70,5 +72,5 @@ def plan(pool: PoolView) -> Plan:
     # A container that is busy now may be idle for the whole window by the time we look again, not earlier.
     look_again_s = min(waiting, default=pool.scaledown_window_s)
     if cut:
-        look_again_s = min(look_again_s, WORTH_A_START_S)
+        look_again_s = min(look_again_s, max(SHORTEST_STARTUP_S, pool.startup_s))
     return Plan(0, tuple(task.task_id for task in drain), look_again_s if have else None)

@@ -1,0 +1,28 @@
+"""The simulated cloud loses nothing, and its policies do what they are for."""
+
+import pytest
+from bench.simulation.cloud import Cloud
+from bench.simulation.policies import KeepAlive, Knative, Ours, Policy
+from bench.simulation.workload import arrivals
+
+FUNCTIONS, SECONDS, STARTUP_S = 40, 3_600.0, 0.7
+
+
+@pytest.mark.parametrize("policy", [Ours(STARTUP_S), Knative(), KeepAlive()], ids=lambda policy: type(policy).__name__)
+def test_each_input_runs_once_and_each_container_ends(policy: Policy) -> None:
+    workload = list(arrivals(FUNCTIONS, SECONDS, 5_000, seed=7))
+    result = Cloud(policy, FUNCTIONS, nodes=5, startup_s=STARTUP_S).run(workload, SECONDS)
+    assert result.inputs == len(workload) > 400
+    assert result.busy_s == pytest.approx(sum(arrival.service_s for arrival in workload))
+    assert 0 < result.starts and result.busy_s <= result.container_s
+    assert min(result.waits) >= 0
+    assert result.cold <= sum(wait > 0 for wait in result.waits)
+
+
+def test_the_same_seed_makes_the_same_day() -> None:
+    assert list(arrivals(5, SECONDS, 5_000, seed=3)) == list(arrivals(5, SECONDS, 5_000, seed=3))
+
+
+def test_arrivals_come_in_order() -> None:
+    times = [arrival.at for arrival in arrivals(20, SECONDS, 5_000, seed=1)]
+    assert times == sorted(times)
