@@ -1,6 +1,7 @@
 """The simulated cloud loses nothing, and its policies do what they are for."""
 
 import pytest
+
 from bench.simulation.cloud import Cloud
 from bench.simulation.policies import KeepAlive, Knative, Ours, Policy
 from bench.simulation.workload import arrivals
@@ -14,7 +15,7 @@ def test_each_input_runs_once_and_each_container_ends(policy: Policy) -> None:
     result = Cloud(policy, FUNCTIONS, nodes=5, startup_s=STARTUP_S).run(workload, SECONDS)
     assert result.inputs == len(workload) > 400
     assert result.busy_s == pytest.approx(sum(arrival.service_s for arrival in workload))
-    assert 0 < result.starts and result.busy_s <= result.container_s
+    assert result.starts > 0 and result.busy_s <= result.container_s
     assert min(result.waits) >= 0
     assert result.cold <= sum(wait > 0 for wait in result.waits)
 
