@@ -33,7 +33,7 @@ class Edge:
         self.figures = EdgeMetrics()
         self.routes = Routes(settings.web_domain)
         self._binding = Binding(settings.inner_socket_path)
-        proxy_auth = ProxyAuth()
+        proxy_auth = ProxyAuth(signing_key)
         rates = Rates(settings.web_rate_limit, settings.web_workspace_rate_limit)
         self.dispatch = Dispatch(settings.web_max_waiting, self._load_changed)
         self.door = Door(self.routes, proxy_auth, rates, self.dispatch, self._binding.bind)
