@@ -12,6 +12,7 @@ from pilotlight.wire.platform_pb2 import (
     WebhookAddRequest,
     WebhookDeliveriesRequest,
     WebhookDelivery,
+    WebhookInfo,
     WebhookListRequest,
     WebhookRedeliverRequest,
     WebhookRemoveRequest,
@@ -51,10 +52,9 @@ def list_webhooks(environment: str, state: Path | None) -> None:
     settings = running_settings(settings_for(state))
     reply = ask(settings, lambda control: control.WebhookList(WebhookListRequest(environment=environment)))
     rows = [
-        (w.webhook_id, w.app, w.function or "all", w.environment, w.url, moment(w.created_at), moment(w.gone_at))
-        for w in reply.webhooks
+        (w.webhook_id, _covered(w), w.url + (" (gone: 410)" if w.gone_at else ""), moment(w.created_at)) for w in reply.webhooks
     ]
-    show_table("", ("Webhook", "App", "Function", "Environment", "URL", "Created", "Gone (410)"), rows)
+    show_table("", ("Webhook", "Calls of", "URL", "Created"), rows)
 
 
 @webhook.command()
@@ -77,11 +77,11 @@ def deliveries(webhook_id: str, limit: int, state: Path | None) -> None:
     settings = running_settings(settings_for(state))
     request = WebhookDeliveriesRequest(webhook_id=webhook_id, limit=limit)
     reply = ask(settings, lambda control: control.WebhookDeliveries(request))
-    rows = [
-        (d.delivery_id, d.function_call_id, d.event.partition(".")[2], d.state, d.attempts, moment(d.created_at), _last(d))
-        for d in reply.deliveries
-    ]
-    show_table("", ("Delivery", "Call", "Event", "State", "Attempts", "Created", "Last attempt"), rows)
+    if not reply.deliveries:
+        click.echo("There are no deliveries: no call of such an app has ended in the last 7 days.", err=True)
+    for delivery in reply.deliveries:
+        click.echo(f"{delivery.delivery_id}  {delivery.function_call_id}  {moment(delivery.created_at)}")
+        click.echo(f"  {told(delivery)}")
 
 
 @webhook.command()
@@ -94,8 +94,18 @@ def redeliver(delivery_id: str, state: Path | None) -> None:
     click.echo(f"{delivery_id} will be sent now. `pilotlight webhook deliveries` shows what came of it.")
 
 
-def _last(delivery: WebhookDelivery) -> str:
-    said = " ".join(filter(None, (str(delivery.status or ""), delivery.problem)))
+def _covered(webhook: WebhookInfo) -> str:
+    """ "app", "app.function", with the environment."""
+    return ".".join(filter(None, (webhook.app, webhook.function))) + f" ({webhook.environment})"
+
+
+def told(delivery: WebhookDelivery) -> str:
+    """ "function_call.completed: delivered at attempt 2 (204)"."""
+    event = delivery.event or "end of the call"
+    answer = " ".join(filter(None, (str(delivery.status or ""), delivery.problem)))
+    if delivery.state == "pending" and not delivery.attempts:
+        return f"{event}: due {moment(delivery.due_at)}"
     if delivery.state == "pending":
-        said = f"{said}; next {moment(delivery.due_at)}" if said else f"due {moment(delivery.due_at)}"
-    return said
+        return f"{event}: attempt {delivery.attempts} failed ({answer}); next {moment(delivery.due_at)}"
+    when = f"at attempt {delivery.attempts}" if delivery.attempts else "before an attempt"
+    return f"{event}: {delivery.state} {when} ({answer})"
