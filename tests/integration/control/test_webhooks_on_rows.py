@@ -19,6 +19,7 @@ from pilotlight.config import Settings
 from pilotlight.control import webhook_sender
 from pilotlight.control.webhooks import RETRY_GRACE_S, Webhook
 from pilotlight.core import errors
+from pilotlight.store import calls as call_rows
 
 FAILURE = api_pb2.GenericResult.GENERIC_STATUS_FAILURE
 RETRIES = api_pb2.FunctionRetryPolicy(retries=1, initial_delay_ms=1000, backoff_coefficient=1.0)
@@ -163,6 +164,21 @@ def test_after_a_day_it_is_given_up_and_can_be_asked_for_anew(tmp_path: Path, re
         assert (await send(heart, receiver)).delivery_id == row.delivery_id
         with pytest.raises(errors.NotFound, match="wd-nothing"):
             await heart.server.webhooks.redeliver("wd-nothing")
+
+    listening(tmp_path, scenario)
+
+
+def test_what_there_is_nothing_left_to_tell_of_has_failed(tmp_path: Path, receiver: Receiver) -> None:
+    async def scenario(heart: Heart, node: FakeNode) -> None:
+        function_id = await heart.define()
+        await hook(heart, receiver)
+        await finish(heart, node, function_id)
+        await heart.server.database.write(lambda connection: call_rows.delete_expired(connection, time.time() + 1, 10))
+        [row] = await deliveries(heart)
+        await heart.server.webhook_deliveries.deliver(row.delivery_id)
+        [row] = await deliveries(heart)
+        assert (row.state, row.attempts, row.problem) == ("failed", 0, "the call's results are past their time")
+        assert receiver.is_quiet
 
     listening(tmp_path, scenario)
 
