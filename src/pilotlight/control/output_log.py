@@ -46,6 +46,7 @@ class Line:
     at: float
     call_id: str = ""
     input_id: str = ""
+    root_id: str = ""  # the function from which this one was bound
     task_state: int = 0
 
 
@@ -54,7 +55,8 @@ class Filter:
     """Which lines a reader wants; empty fields match all."""
 
     app_id: str
-    function_id: str = ""
+    function_id: str = ""  # just this one
+    any_function_id: str = ""  # this one, and those that were bound from it
     task_id: str = ""
     call_id: str = ""
     input_id: str = ""
@@ -65,6 +67,7 @@ class Filter:
         named = {
             "app_id": self.app_id,
             "function_id": self.function_id,
+            "any_function_id": self.any_function_id,
             "task_id": self.task_id,
             "call_id": self.call_id,
             "input_id": self.input_id,
@@ -76,6 +79,7 @@ class Filter:
         return (
             line.app_id == self.app_id
             and self.function_id in ("", line.function_id)
+            and self.any_function_id in ("", line.function_id, line.root_id)
             and self.task_id in ("", line.task_id)
             and self.call_id in ("", line.call_id)
             and self.input_id in ("", line.input_id)
@@ -98,12 +102,12 @@ class OutputLog:
         """Go on numbering beyond all that the last server may have shown."""
         self._last_id = await self._database.read(store.highest_id) + ID_GAP
 
-    def append(self, app_id: str, function_id: str, task_id: str, lines: Sequence[Printed]) -> None:
-        """Take lines of one task."""
+    def append(self, app_id: str, function_id: str, task_id: str, lines: Sequence[Printed], root_id: str = "") -> None:
+        """Take lines of one task; `root_id` is the function from which its own was bound."""
         rows: list[dict[str, Any]] = []
         for line in lines:
             self._last_id += 1
-            self._recent.append(Line(self._last_id, app_id, function_id, task_id, *line))
+            self._recent.append(Line(self._last_id, app_id, function_id, task_id, *line, root_id))
             rows.append(
                 {
                     "line_id": self._last_id,
@@ -111,14 +115,15 @@ class OutputLog:
                     "function_id": function_id,
                     "task_id": task_id,
                     **line._asdict(),
+                    "root_id": root_id,
                 }
             )
         self._database.write(lambda connection: store.insert_lines(connection, rows))
         self.wake(app_id)
 
-    def say(self, app_id: str, function_id: str, task_id: str, text: str) -> None:
+    def say(self, app_id: str, function_id: str, task_id: str, text: str, root_id: str = "") -> None:
         """A line of the platform's own."""
-        self.append(app_id, function_id, task_id, [Printed(api_pb2.FILE_DESCRIPTOR_INFO, text, self._now())])
+        self.append(app_id, function_id, task_id, [Printed(api_pb2.FILE_DESCRIPTOR_INFO, text, self._now())], root_id)
 
     def task_state(self, app_id: str, function_id: str, task_id: str, state: int) -> None:
         """Tell who follows that a task has changed its state (modal.client.TaskState)."""
@@ -212,7 +217,7 @@ def _batches(lines: Sequence[Line]) -> list[api_pb2.TaskLogsBatch]:
     batches: list[api_pb2.TaskLogsBatch] = []
     for line in lines:
         if not batches or batches[-1].task_id != line.task_id:
-            batches.append(api_pb2.TaskLogsBatch(task_id=line.task_id, function_id=line.function_id))
+            batches.append(api_pb2.TaskLogsBatch(task_id=line.task_id, function_id=line.function_id, root_function_id=line.root_id))
         batch = batches[-1]
         batch.entry_id = _entry(line.line_id)
         batch.items.add(

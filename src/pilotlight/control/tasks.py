@@ -407,7 +407,7 @@ class Tasks:
     def _say(self, task: LiveTask, text: str) -> None:
         """A line of ours in the program's own log, where its author looks."""
         function = task.pool.function
-        self._output_log.say(function.app_id, function.function_id, task.task_id, text)
+        self._output_log.say(function.app_id, function.function_id, task.task_id, text, function.parent_id or "")
 
     # ---- nodes that come and go ----
 

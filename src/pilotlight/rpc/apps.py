@@ -174,7 +174,8 @@ class AppHandlers:
         await self._apps.row(request.app_id)
         chosen = Filter(
             app_id=request.app_id,
-            function_id=request.parametrized_function_id or request.function_id,
+            function_id=request.parametrized_function_id,
+            any_function_id=request.function_id,
             task_id=request.task_id,
             call_id=request.function_call_id,
             input_id=request.input_id,
@@ -213,7 +214,8 @@ class AppHandlers:
 def _filter(request: api_pb2.AppFetchLogsRequest | api_pb2.AppCountLogsRequest) -> Filter:
     return Filter(
         app_id=request.app_id,
-        function_id=request.parametrized_function_id or request.function_id,
+        function_id=request.parametrized_function_id,
+        any_function_id=request.function_id,
         task_id=request.task_id,
         call_id=request.function_call_id,
         file_descriptor=request.source,

@@ -129,7 +129,7 @@ class NodeService:
         for task_id, lines in by_task.items():
             if (task := self._tasks.get(task_id)) is not None:
                 function = task.pool.function
-                self._output_log.append(function.app_id, function.function_id, task_id, lines)
+                self._output_log.append(function.app_id, function.function_id, task_id, lines, function.parent_id or "")
 
 
 async def _write(session: NodeSession, frames: NodeFrames) -> None:

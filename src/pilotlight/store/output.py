@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, insert, or_, select
 
 from pilotlight.store.output_tables import lines
 
@@ -17,7 +17,9 @@ def highest_id(connection: Connection) -> int:
 
 
 def _where(filters: dict[str, Any], search: str, since: float | None, until: float | None) -> ColumnElement[bool]:
-    conditions = [lines.c[name] == value for name, value in filters.items()]
+    conditions = [lines.c[name] == value for name, value in filters.items() if name != "any_function_id"]
+    if function_id := filters.get("any_function_id"):
+        conditions.append(or_(lines.c.function_id == function_id, lines.c.root_id == function_id))
     if search:
         conditions.append(lines.c.data.contains(search, autoescape=True))
     if since is not None:

@@ -16,6 +16,7 @@ lines = Table(
     Column("at", Float, nullable=False),
     Column("call_id", String, nullable=False),  # empty where the container worked on several calls, or on none
     Column("input_id", String, nullable=False),
+    Column("root_id", String, nullable=False),  # the function from which this one was bound (parameters of a class), or empty
     Index("lines_by_app", "app_id", "line_id"),
     Index("lines_by_task", "task_id", "line_id"),
     Index("lines_by_call", "call_id", "line_id"),
