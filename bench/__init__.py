@@ -4,6 +4,7 @@
     warm      calls and maps on a running platform, as ratios to the ruler
     spawn     how many inputs are accepted, how steadily, and what they cost in memory
     hello     where the time of a cached `modal run examples/hello.py` goes
+    state     requests of dicts and queues, beside a bare RPC; what consumers cost that wait
     run       all of these, one after the other (`make bench`)
 
 Each runs as `.venv/bin/python -m bench.NAME`, prints a table, and with --json one object on stdout. The interpreter is part of the

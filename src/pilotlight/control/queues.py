@@ -32,6 +32,7 @@ MAX_ANSWER_BYTES = 32 << 20
 MAX_PARTITIONS_HELD = 10_000  # in memory, those in use aside
 MAX_TTL_S = 7 * 24 * 3600
 DEFAULT_TTL_S = 24 * 3600
+GET_PREFIX = "QueueGet "  # of the keys under which answers to gets are kept
 
 
 Items = list[store.Item]
@@ -83,6 +84,7 @@ class Queues:
         self._now = now
         self._started_at = now()
         self._newest_seq = 0
+        self._answered_before: frozenset[str] = frozenset()  # keys of gets that a server before this one answered
         self._partitions: OrderedDict[tuple[str, bytes], LivePartition] = OrderedDict()
         self._loading: dict[tuple[str, bytes], asyncio.Future[None]] = {}
         self._taken: RecentReplies[list[bytes]] = RecentReplies()
@@ -96,6 +98,7 @@ class Queues:
         """Learn which numbers are in use; done at the first use otherwise."""
         # The clock keeps numbers growing over a restart with empty queues: those who iterate remember the last one.
         newest = max(await self._database.read(store.newest_seq), int(self._now() * 1_000_000))
+        self._answered_before = frozenset(await self._database.read(lambda connection: replies.keys(connection, GET_PREFIX)))
         self._newest_seq = max(self._newest_seq, newest)
 
     async def get_or_create(self, environment_name: str, name: str, creation: Creation, request_key: str) -> NamedObject:
@@ -156,8 +159,9 @@ class Queues:
         return values
 
     async def _answered(self, request_key: str) -> list[bytes] | None:
-        """What this very request was given before; after a restart the disk knows, for as long as clients repeat a request."""
-        if (answered := self._taken.get(request_key)) is not None or self._now() >= self._started_at + REPLY_KEPT_S:
+        """What this very request was given before, by this server or by the one before it."""
+        answered = self._taken.get(request_key)
+        if answered is not None or _get_key(request_key) not in self._answered_before:
             return answered
         reply = await self._database.read(lambda connection: replies.find(connection, _get_key(request_key)))
         return None if reply is None else list(api_pb2.QueueGetResponse.FromString(reply).values)
@@ -226,6 +230,8 @@ class Queues:
     async def collect(self) -> int:
         """Remove partitions that have expired, and ephemeral queues whose owner is gone; how many queues."""
         now = self._now()
+        if now >= self._started_at + REPLY_KEPT_S:
+            self._answered_before = frozenset()
         for live in list(self._partitions.values()):
             self._expire(live)
         await self._database.write(lambda connection: store.remove_expired(connection, now))
@@ -359,7 +365,7 @@ class Queues:
 
 
 def _get_key(request_key: str) -> str:
-    return f"QueueGet {request_key}" if request_key else ""
+    return GET_PREFIX + request_key if request_key else ""
 
 
 def _waiting_time(wait_s: float) -> float:

@@ -49,18 +49,22 @@ def open_engine(path: Path, synchronous: str) -> Engine:
     return engine
 
 
-class WriterConnection:
-    """The one connection that writes. It begins and ends its transactions by itself: a connection from the pool for each costs more
-    than what is written."""
+class OwnConnection:
+    """A connection of one thread: the writer's, or a reader's. It begins and ends its transactions by itself: a connection from the
+    pool for each costs more than what is written or read."""
 
     def __init__(self, engine: Engine) -> None:
         self._connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         self._raw: Any = self._connection.connection.dbapi_connection
 
-    def __enter__(self) -> "WriterConnection":
+    def __enter__(self) -> "OwnConnection":
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give it back."""
         self._connection.close()
 
     def transact(self, works: Sequence[Work[Any]]) -> list[Any]:
@@ -85,6 +89,8 @@ class Database:
         self._asked: list[Asked] = []  # not handed to the writer yet
         self._patience: asyncio.TimerHandle | None = None
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
+        self._reader = threading.local()
+        self._reader_connections: list[OwnConnection] = []
         self._loop = asyncio.get_running_loop()
         self._writer = threading.Thread(target=self._write_all, name="writer", daemon=True)
         self._writer.start()
@@ -120,14 +126,19 @@ class Database:
         self._pending.put(None)
         await self._loop.run_in_executor(None, self._writer.join)
         self._readers.shutdown()
+        for connection in self._reader_connections:
+            connection.close()
         self.engine.dispose()
 
     def _read(self, work: Work[T]) -> T:
-        with self.engine.begin() as connection:
-            return work(connection)
+        connection: OwnConnection | None = getattr(self._reader, "connection", None)
+        if connection is None:
+            connection = self._reader.connection = OwnConnection(self.engine)
+            self._reader_connections.append(connection)
+        return connection.transact([work])[0]
 
     def _write_all(self) -> None:
-        with WriterConnection(self.engine) as writer:
+        with OwnConnection(self.engine) as writer:
             while (first := self._pending.get()) is not None:
                 group = list(first)
                 closing = False
@@ -144,7 +155,7 @@ class Database:
                 if closing:
                     return
 
-    def _commit(self, writer: "WriterConnection", group: Sequence[Asked]) -> list[tuple[asyncio.Future[Any], Any, bool]]:
+    def _commit(self, writer: "OwnConnection", group: Sequence[Asked]) -> list[tuple[asyncio.Future[Any], Any, bool]]:
         try:
             results = writer.transact([work for work, _ in group])
             return [(future, result, True) for (_, future), result in zip(group, results, strict=True)]

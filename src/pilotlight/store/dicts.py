@@ -3,21 +3,29 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, select, update
 from sqlalchemy.dialects.sqlite import insert
 
+from pilotlight.store.prepared import Prepared
 from pilotlight.store.tables import dict_entries
 
 _E = dict_entries.c
+_INSERT = insert(dict_entries).values({name: bindparam(name) for name in ("dict_id", "key", "value", "used_at")})
+_PUT = Prepared(
+    _INSERT.on_conflict_do_update(
+        index_elements=[_E.dict_id, _E.key], set_={"value": _INSERT.excluded.value, "used_at": _INSERT.excluded.used_at}
+    )
+)
+_GET = Prepared(
+    select(_E.value, _E.used_at).where(
+        _E.dict_id == bindparam("dict_id"), _E.key == bindparam("key"), _E.used_at > bindparam("cutoff")
+    )
+)
 
 
 def put(connection: Connection, dict_id: str, entries: Sequence[tuple[bytes, bytes]], at: float) -> None:
     """Set entries."""
-    statement = insert(dict_entries)
-    statement = statement.on_conflict_do_update(
-        index_elements=[_E.dict_id, _E.key], set_={"value": statement.excluded.value, "used_at": statement.excluded.used_at}
-    )
-    connection.execute(statement, _values(dict_id, entries, at))
+    _PUT.run(connection, _values(dict_id, entries, at))
 
 
 def put_missing(connection: Connection, dict_id: str, entries: Sequence[tuple[bytes, bytes]], at: float, cutoff: float) -> int:
@@ -33,9 +41,8 @@ def put_missing(connection: Connection, dict_id: str, entries: Sequence[tuple[by
 
 def get(connection: Connection, dict_id: str, key: bytes, cutoff: float) -> Row[*tuple[Any, ...]] | None:
     """Value and time of last use of an entry."""
-    return connection.execute(
-        select(_E.value, _E.used_at).where(_E.dict_id == dict_id, _E.key == key, _E.used_at > cutoff)
-    ).one_or_none()
+    rows = _GET.rows(connection, dict_id=dict_id, key=key, cutoff=cutoff)
+    return rows[0] if rows else None
 
 
 def used_at(connection: Connection, dict_id: str, key: bytes, cutoff: float) -> float | None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ClauseElement, Connection
+from sqlalchemy import ClauseElement, Connection, Row
 from sqlalchemy.engine.interfaces import Dialect
 
 
@@ -18,6 +18,16 @@ class Prepared:
         """Execute for each row, in one call of the driver."""
         text, names = self._for(connection.dialect)
         connection.exec_driver_sql(text, [tuple(row[name] for name in names) for row in rows])
+
+    def rows(self, connection: Connection, **values: Any) -> Sequence[Row[*tuple[Any, ...]]]:
+        """Execute once; what it returns, with values as the driver has them."""
+        text, names = self._for(connection.dialect)
+        return connection.exec_driver_sql(text, tuple(values[name] for name in names)).all()
+
+    def count(self, connection: Connection, **values: Any) -> int:
+        """Execute once; how many rows it changed."""
+        text, names = self._for(connection.dialect)
+        return connection.exec_driver_sql(text, tuple(values[name] for name in names)).rowcount
 
     def _for(self, dialect: Dialect) -> tuple[str, Sequence[str]]:
         if (known := self._compiled.get(dialect.name)) is None:

@@ -4,11 +4,16 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select
 
+from pilotlight.store.prepared import Prepared
 from pilotlight.store.tables import queue_items
 
 _I = queue_items.c
+
+_COLUMNS = (_I.item_seq, _I.queue_id, _I.partition, _I.value, _I.expires_at)
+_ADD = Prepared(insert(queue_items).values({column.name: bindparam(column.name) for column in _COLUMNS}))
+_TAKE = Prepared(delete(queue_items).where(_I.item_seq == bindparam("item_seq")).returning(*_COLUMNS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +34,7 @@ def newest_seq(connection: Connection) -> int:
 
 def add(connection: Connection, items: Sequence[Item]) -> None:
     """Insert items: new ones, or those that were taken and go back."""
-    connection.execute(insert(queue_items), [_values(item) for item in items])
+    _ADD.run(connection, [_values(item) for item in items])
 
 
 def outline(connection: Connection, queue_id: str, partition: bytes) -> Sequence[Row[*tuple[Any, ...]]]:
@@ -41,10 +46,9 @@ def outline(connection: Connection, queue_id: str, partition: bytes) -> Sequence
     ).all()
 
 
-def take(connection: Connection, seqs: Collection[int]) -> list[Item]:
-    """Remove items and return them in order."""
-    rows = connection.execute(delete(queue_items).where(_I.item_seq.in_(seqs)).returning(*_columns())).all()
-    return sorted((Item(*row) for row in rows), key=lambda item: item.item_seq)
+def take(connection: Connection, seqs: Sequence[int]) -> list[Item]:
+    """Remove items and return them in the same order; those that are gone are left out."""
+    return [Item(*row) for seq in seqs for row in _TAKE.rows(connection, item_seq=seq)]
 
 
 def peek(connection: Connection, seqs: Collection[int]) -> Sequence[Row[*tuple[Any, ...]]]:
@@ -78,10 +82,6 @@ def remove_expired(connection: Connection, now: float) -> int:
         statement = delete(queue_items).where(_I.queue_id == queue_id, _I.partition == partition)
         removed += connection.execute(statement).rowcount
     return removed
-
-
-def _columns() -> tuple[Any, ...]:
-    return (_I.item_seq, _I.queue_id, _I.partition, _I.value, _I.expires_at)
 
 
 def _values(item: Item) -> dict[str, Any]:

@@ -3,24 +3,39 @@
 A row is written in the transaction of what it tells of, so that a repetition finds both or neither, even after a crash.
 """
 
-from sqlalchemy import Connection, delete, select
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, bindparam, delete, select
 from sqlalchemy.dialects.sqlite import insert
 
+from pilotlight.store.prepared import Prepared
 from pilotlight.store.tables import replies
+
+_ADD = Prepared(
+    insert(replies)
+    .values({name: bindparam(name) for name in ("request_key", "reply", "at")})
+    .on_conflict_do_nothing(index_elements=[replies.c.request_key])
+)
+_FIND = Prepared(select(replies.c.reply).where(replies.c.request_key == bindparam("request_key")))
 
 
 def add(connection: Connection, request_key: str, reply: bytes, at: float) -> bool:
     """Remember an answer; False if this very request was answered before. A request without a key is always new."""
     if not request_key:
         return True
-    statement = insert(replies).on_conflict_do_nothing(index_elements=[replies.c.request_key])
-    return connection.execute(statement, {"request_key": request_key, "reply": reply, "at": at}).rowcount == 1
+    return _ADD.count(connection, request_key=request_key, reply=reply, at=at) == 1
 
 
 def find(connection: Connection, request_key: str) -> bytes | None:
     """What this very request was answered, None if it is new."""
-    query = select(replies.c.reply).where(replies.c.request_key == request_key)
-    return connection.execute(query).scalar_one_or_none() if request_key else None
+    rows = _FIND.rows(connection, request_key=request_key) if request_key else ()
+    return rows[0].reply if rows else None
+
+
+def keys(connection: Connection, prefix: str) -> Sequence[str]:
+    """Which requests were answered, of those whose key begins so."""
+    query = select(replies.c.request_key).where(replies.c.request_key.startswith(prefix, autoescape=True))
+    return connection.execute(query).scalars().all()
 
 
 def remove(connection: Connection, request_key: str) -> None:
