@@ -13,7 +13,7 @@ import structlog
 import uvicorn
 
 from pilotlight.config import Settings
-from pilotlight.edge.protocol import HttpConnection
+from pilotlight.edge.ports.protocol import protocol_with
 from pilotlight.edge.websockets import MAX_MESSAGE_BYTES
 from pilotlight.edge.wiring import Edge, ended
 from pilotlight.objects import Objects, load_or_create_key
@@ -63,7 +63,7 @@ async def _first_word(edge: Edge) -> None:
 def _configuration(edge: Edge) -> uvicorn.Config:
     return uvicorn.Config(
         edge.app,
-        http=HttpConnection,
+        http=protocol_with(edge.relay),
         ws="websockets-sansio",
         ws_max_size=MAX_MESSAGE_BYTES,
         interface="asgi3",

@@ -14,6 +14,8 @@ from pilotlight.edge.dispatch import Dispatch
 from pilotlight.edge.exchange import Containers
 from pilotlight.edge.link import Link
 from pilotlight.edge.metrics import EdgeMetrics
+from pilotlight.edge.ports.exchange import Relay
+from pilotlight.edge.ports.upstream import Pool
 from pilotlight.edge.proxy_auth import ProxyAuth
 from pilotlight.edge.rates import Rates
 from pilotlight.edge.records import Records
@@ -46,6 +48,8 @@ class Edge:
         containers = Containers(self.dispatch, self._connections, objects)
         web = Web(self.door, containers, self.records, self.waiting, settings.web_redirect_after_s)
         sockets = WebSockets(self.door, containers, self.records)
+        redirect_after_s = settings.web_redirect_after_s
+        self.relay = Relay(self.routes, self.door, self.dispatch, self.records, Pool(), redirect_after_s)
         self.app: ASGIApp = ByHost(self.door.is_web, web, sockets, own_pages(settings, objects, signing_key, self.figures))
 
     async def run(self) -> None:
@@ -56,6 +60,7 @@ class Edge:
         """Break off what is left."""
         await self.waiting.close()
         self._connections.close()
+        self.relay.pool.close()
 
     def _load_changed(self, function_id: str, is_urgent: bool) -> None:
         self.link.load_changed(function_id, is_urgent)

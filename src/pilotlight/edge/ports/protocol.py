@@ -6,21 +6,20 @@ be read in two ways is refused before anybody reads it.
 
 import asyncio
 import ipaddress
-from collections.abc import Callable
 from typing import Any, Literal, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from pilotlight.edge.ports.exchange import Exchange, Relay
 from pilotlight.edge.ports.heads import MAX_HEAD_BYTES, BadHead, Framing, Peer, RequestHead, own_response, read_request
+from pilotlight.edge.protocol import HttpConnection
 from pilotlight.edge.refusals import Refusal
 
 LINGER_S = 2.0  # a client that is sending still gets an answer within this time; closed at once, the answer could be lost
 WRITE_BUFFER_BYTES = 512 << 10
 
 
-class PortsProtocol(HttpToolsProtocol):
+class PortsProtocol(HttpConnection):
     """One connection of a client."""
 
     relay: Relay  # set by `protocol_with`
@@ -38,7 +37,7 @@ class PortsProtocol(HttpToolsProtocol):
         self._is_replayed = False  # the parser is being told a head that was already dealt with
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(cast(asyncio.Transport, transport))
+        super().connection_made(transport)
         self.transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -147,6 +146,12 @@ class PortsProtocol(HttpToolsProtocol):
             self.transport.close()
             return
         self.transport.write(own_response(Refusal(error.status, str(error)), is_head=False, keeps=False))
+        self._linger()
+
+    def _linger(self) -> None:
+        """Say that this was all, but let the client finish what it sends."""
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
         self.loop.call_later(LINGER_S, self.transport.close)
 
     # ---- what the parser calls ----
@@ -237,7 +242,7 @@ class PortsProtocol(HttpToolsProtocol):
         self._is_deaf = True
         if lingers:
             self.flow.resume_reading()
-            self.loop.call_later(LINGER_S, self.transport.close)
+            self._linger()
         else:
             self.transport.close()
 
@@ -264,6 +269,6 @@ def _framing_lines(head: RequestHead) -> bytes:
     return b"content-length: %d\r\n" % head.length if head.length else b""
 
 
-def protocol_with(relay: Relay) -> Callable[..., PortsProtocol]:
+def protocol_with(relay: Relay) -> type[PortsProtocol]:
     """The class for uvicorn's `http` setting, with these routes and containers."""
     return type("RelayingProtocol", (PortsProtocol,), {"relay": relay})
