@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 from conftest import Finished, Platform, Program
-from support.node_programs import REPOSITORY, node_command, node_environment
+from support.node_programs import REPOSITORY, node_command, node_environment, run_checks
 
 pytestmark = pytest.mark.e2e
 
@@ -47,6 +47,11 @@ def test_a_spawned_call_is_collected_by_another_process(platform: Platform) -> N
 def test_a_web_endpoint_by_fetch(platform: Platform, addresses: Mapping[str, str]) -> None:
     finished = start(platform, "fetch-endpoint", **addresses)
     assert finished.out == "4 words, the longest is remarkable\n" and not finished.code, finished.text
+
+
+def test_the_npm_client_knows_the_address(platform: Platform, addresses: Mapping[str, str]) -> None:
+    for result in run_checks("web", {**platform.environment, **addresses}):
+        assert result["error"] is None, result["error"]
 
 
 def test_a_web_endpoint_with_a_proxy_token(platform: Platform, addresses: Mapping[str, str]) -> None:

@@ -92,3 +92,10 @@ def test_the_command_line_reads_the_output_of_one_call(variables: Mapping[str, s
     assert "mine 0" in shown and "mine to stderr" in shown and one in shown, shown
     assert "theirs" not in shown
     assert "theirs 1" in run_modal(variables, "app", "logs", "typescript-tests", "--function-call", other, "--since", "1h")
+
+
+def test_the_command_line_reads_the_output_of_all_variants_of_a_class(variables: Mapping[str, str]) -> None:
+    shelf = "import modal; [modal.Cls.from_name('typescript-tests', 'Shelf')(label=x).describe.remote() for x in ('left', 'right')]"
+    subprocess.run([str(CLIENTS["newest"]), "-c", shelf], env=node_environment(variables), timeout=60, check=True)
+    shown = run_modal(variables, "function", "logs", "typescript-tests/Shelf.*", "--all-variants", "--since", "1h")
+    assert "this is left" in shown and "this is right" in shown, shown

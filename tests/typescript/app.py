@@ -138,6 +138,7 @@ class Shelf:
 
     @modal.method()
     def describe(self) -> list[object]:
+        print(f"this is {self.label}", flush=True)
         return [self.label, self.size, self.is_open, self.stamp]
 
     @modal.method()

@@ -1,7 +1,7 @@
 // Classes: with and without parameters, with options, concurrency and batching.
 
 import assert from "node:assert/strict";
-import { ModalClient, NotFoundError } from "modal";
+import { InvalidError, ModalClient, NotFoundError } from "modal";
 
 const APP = "typescript-tests";
 const client = new ModalClient();
@@ -51,6 +51,15 @@ export async function checkConcurrency(): Promise<void> {
   } finally {
     await client.queues.delete(name);
   }
+}
+
+export async function checkAClassIsNoFunction(): Promise<void> {
+  const { functions } = await (await client.apps.fromName(APP)).info();
+  await assert.rejects(client.functions.fromId(String(functions["Shelf.*"])), (error: unknown) => {
+    assert(error instanceof InvalidError);
+    assert.match(error.message, /is a Cls/);
+    return true;
+  });
 }
 
 export async function checkWhatIsNotThere(): Promise<void> {

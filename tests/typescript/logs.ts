@@ -35,6 +35,16 @@ export async function checkLogsOfACallAsTheyCome(): Promise<void> {
   assert.equal(messages(entries.filter((entry) => entry.source === "stdout")), expected(5, "streamed"));
 }
 
+export async function checkLogsOfAClass(): Promise<void> {
+  const shelf = await client.cls.fromName("typescript-tests", "Shelf");
+  const since = new Date();
+  for (const label of ["first", "second"]) {
+    const describe = (await shelf.instance({ label })).method("describe");
+    await describe.remote();
+    assert.equal(messages(await collected(describe.logs.fetch({ since, source: "stdout" }))), `this is ${label}\n`);
+  }
+}
+
 export async function checkLogsOfAFunction(): Promise<void> {
   const since = new Date();
   const call = await speak.spawn([4, "all"]);
