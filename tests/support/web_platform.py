@@ -117,6 +117,13 @@ class Died(Exception):
 
 
 @dataclass
+class Aside:
+    """What an app sends in place of a message that is in the object store."""
+
+    blob_id: str
+
+
+@dataclass
 class FakeNode:
     """Runs `app` for each request. `refusals`: of the next so many. `before_taken` is awaited before the container has it."""
 
@@ -172,20 +179,30 @@ class FakeNode:
         async def send(message: Any) -> None:
             nonlocal index
             index += 1
-            data = _serialize_asgi(message).SerializeToString()
-            chunk = api_pb2.DataChunk(data_format=api_pb2.DATA_FORMAT_ASGI, index=index, data=data)
+            chunk = api_pb2.DataChunk(data_format=api_pb2.DATA_FORMAT_ASGI, index=index)
+            if isinstance(message, Aside):
+                chunk.data_blob_id = message.blob_id
+            else:
+                chunk.data = _serialize_asgi(message).SerializeToString()
             request = api_pb2.FunctionCallPutDataRequest(data_chunks=[chunk])
             await frames.send(FromTask(data_out=request.SerializeToString()))
 
         status, why = api_pb2.GenericResult.GENERIC_STATUS_SUCCESS, ""
         try:
-            await self.app(scope, chunks.get, send)
+            await self._while_open(frames, self.app(scope, chunks.get, send))
         except Died as error:
             return await frames.send(FromTask(ended=WebEnded(why=str(error))))
         except Exception as error:  # noqa: BLE001 - as the runtime does
             status, why = api_pb2.GenericResult.GENERIC_STATUS_FAILURE, repr(error)
         result = api_pb2.GenericResult(status=status, exception=why)
         return await frames.send(FromTask(ended=WebEnded(result=result.SerializeToString())))
+
+    async def _while_open(self, frames: Frames[ToTask], running: Awaitable[None]) -> None:
+        app = asyncio.ensure_future(running)
+        await asyncio.wait((app, frames.closed), return_when=asyncio.FIRST_COMPLETED)
+        app.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await app
 
     async def _read(self, frames: Frames[ToTask], chunks: asyncio.Queue[Any]) -> None:
         index = 0
@@ -238,7 +255,7 @@ async def web_platform(
 ) -> AsyncIterator[WebPlatform]:
     """All of it, up; at the end the edge must end by itself."""
     listener = socket.create_server(("127.0.0.1", 0))
-    settings = Settings(state=state, web=f"127.0.0.1:{listener.getsockname()[1]}", web_rate_limit=0, **more)
+    settings = Settings(state=state, web=f"127.0.0.1:{listener.getsockname()[1]}", **{"web_rate_limit": 0, **more})
     settings.run_dir.mkdir(parents=True, exist_ok=True)
     server, node = FakeServer(settings.edges_socket_path), FakeNode(settings.web_socket_path, app)
     await server.start()

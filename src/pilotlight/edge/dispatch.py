@@ -44,13 +44,14 @@ class Function:
 
     function_id: str
     max_waiting: int
+    is_known: bool = False  # to the server
     tasks: dict[str, Task] = field(default_factory=dict[str, Task])
     leaving: dict[str, Task] = field(default_factory=dict[str, Task])
     waiting: OrderedDict["Ticket", None] = field(default_factory=OrderedDict)
     finishing: dict["Slot", float] = field(default_factory=dict["Slot", float])  # since when
 
     def is_idle(self) -> bool:
-        return not (self.tasks or self.leaving or self.waiting)
+        return not (self.is_known or self.tasks or self.leaving or self.waiting)
 
 
 Ticket = asyncio.Future["Slot"]
@@ -134,18 +135,17 @@ class Dispatch:
     def set_function(self, told: WebFunction) -> None:
         """Take over the containers of a function; those that are not named get no more requests."""
         function = self._functions.get(told.function_id) or self._added(told.function_id)
+        function.is_known = True
         function.max_waiting = told.max_waiting or self._max_waiting
-        known = function.leaving | function.tasks
-        function.tasks = {task.task_id: _renewed(known.pop(task.task_id, None), task) for task in told.tasks}
-        function.leaving = {task_id: task for task_id, task in known.items() if task.running}
-        self._serve(function)
-        self._on_load(told.function_id, False)
-        self._forget_if_idle(function)
+        self._set_tasks(function, told.tasks)
 
     def drop_function(self, function_id: str) -> None:
         """It exists no more: who waits is told so, what runs ends by itself."""
-        self.set_function(WebFunction(function_id=function_id))
-        self.fail_waiting(function_id, Refusal(404, "this function has been stopped while the request waited for a container"))
+        if (function := self._functions.get(function_id)) is not None:
+            function.is_known = False
+            self._set_tasks(function, ())
+            self.fail_waiting(function_id, Refusal(404, "this function has been stopped while the request waited for a container"))
+            self._forget_if_idle(function)
 
     def fail_waiting(self, function_id: str, refusal: Refusal) -> None:
         """All who wait get this answer."""
@@ -161,7 +161,8 @@ class Dispatch:
         """Drop all others but those that somebody waits for: the server may not have heard of these."""
         for function in list(self._functions.values()):
             if function.function_id not in function_ids:
-                self.set_function(WebFunction(function_id=function.function_id))
+                function.is_known = False
+                self._set_tasks(function, ())
 
     # ---- what the server is told ----
 
@@ -193,6 +194,13 @@ class Dispatch:
     def _added(self, function_id: str) -> Function:
         function = self._functions[function_id] = Function(function_id, self._max_waiting)
         return function
+
+    def _set_tasks(self, function: Function, tasks: Iterable[WebTask]) -> None:
+        known = function.leaving | function.tasks
+        function.tasks = {task.task_id: _renewed(known.pop(task.task_id, None), task) for task in tasks}
+        function.leaving = {task_id: task for task_id, task in known.items() if task.running}
+        self._serve(function)
+        self._forget_if_idle(function)
 
     def _taken(self, function: Function, task: Task) -> Slot:
         task.running += 1
