@@ -60,6 +60,7 @@ class NodeEvent(_message.Message):
     LOAD_FIELD_NUMBER: _builtins.int
     INPUTS_RETURNED_FIELD_NUMBER: _builtins.int
     LAYERS_COLLECTED_FIELD_NUMBER: _builtins.int
+    GPU_HEALTH_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___NodeHello: ...
     @_builtins.property
@@ -86,6 +87,8 @@ class NodeEvent(_message.Message):
     def inputs_returned(self) -> Global___InputsReturned: ...
     @_builtins.property
     def layers_collected(self) -> Global___LayersCollected: ...
+    @_builtins.property
+    def gpu_health(self) -> Global___GpuHealth: ...
     def __init__(
         self,
         *,
@@ -102,12 +105,13 @@ class NodeEvent(_message.Message):
         load: Global___NodeLoad | None = ...,
         inputs_returned: Global___InputsReturned | None = ...,
         layers_collected: Global___LayersCollected | None = ...,
+        gpu_health: Global___GpuHealth | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["build_finished", b"build_finished", "build_progress", b"build_progress", "event", b"event", "hello", b"hello", "input_timed_out", b"input_timed_out", "inputs_returned", b"inputs_returned", "layers_collected", b"layers_collected", "load", b"load", "logs", b"logs", "outputs", b"outputs", "task_exited", b"task_exited", "task_failure", b"task_failure", "task_ready", b"task_ready", "task_started", b"task_started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["build_finished", b"build_finished", "build_progress", b"build_progress", "event", b"event", "gpu_health", b"gpu_health", "hello", b"hello", "input_timed_out", b"input_timed_out", "inputs_returned", b"inputs_returned", "layers_collected", b"layers_collected", "load", b"load", "logs", b"logs", "outputs", b"outputs", "task_exited", b"task_exited", "task_failure", b"task_failure", "task_ready", b"task_ready", "task_started", b"task_started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_finished", b"build_finished", "build_progress", b"build_progress", "event", b"event", "hello", b"hello", "input_timed_out", b"input_timed_out", "inputs_returned", b"inputs_returned", "layers_collected", b"layers_collected", "load", b"load", "logs", b"logs", "outputs", b"outputs", "task_exited", b"task_exited", "task_failure", b"task_failure", "task_ready", b"task_ready", "task_started", b"task_started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_finished", b"build_finished", "build_progress", b"build_progress", "event", b"event", "gpu_health", b"gpu_health", "hello", b"hello", "input_timed_out", b"input_timed_out", "inputs_returned", b"inputs_returned", "layers_collected", b"layers_collected", "load", b"load", "logs", b"logs", "outputs", b"outputs", "task_exited", b"task_exited", "task_failure", b"task_failure", "task_ready", b"task_ready", "task_started", b"task_started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["hello", "task_started", "task_ready", "task_exited", "outputs", "logs", "build_progress", "build_finished", "task_failure", "input_timed_out", "load", "inputs_returned", "layers_collected"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["hello", "task_started", "task_ready", "task_exited", "outputs", "logs", "build_progress", "build_finished", "task_failure", "input_timed_out", "load", "inputs_returned", "layers_collected", "gpu_health"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -147,6 +151,8 @@ class NodeHello(_message.Message):
     NODE_NAME_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
     WEB_ADDRESS_FIELD_NUMBER: _builtins.int
+    GPUS_FIELD_NUMBER: _builtins.int
+    BUILDS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     hostname: _builtins.str
     milli_cpu: _builtins.int
@@ -164,6 +170,12 @@ class NodeHello(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def gpus(self) -> _containers.RepeatedCompositeFieldContainer[Global___GpuDevice]: ...
+    @_builtins.property
+    def builds(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldBuild]:
+        """under way, or ended and not yet told"""
+
     def __init__(
         self,
         *,
@@ -177,14 +189,98 @@ class NodeHello(_message.Message):
         node_name: _builtins.str = ...,
         token: _builtins.str = ...,
         web_address: _builtins.str = ...,
+        gpus: _abc.Iterable[Global___GpuDevice] | None = ...,
+        builds: _abc.Iterable[Global___HeldBuild] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["edge_base_url", b"edge_base_url", "hostname", b"hostname", "labels", b"labels", "memory_mib", b"memory_mib", "milli_cpu", b"milli_cpu", "node_id", b"node_id", "node_name", b"node_name", "tasks", b"tasks", "token", b"token", "web_address", b"web_address"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["builds", b"builds", "edge_base_url", b"edge_base_url", "gpus", b"gpus", "hostname", b"hostname", "labels", b"labels", "memory_mib", b"memory_mib", "milli_cpu", b"milli_cpu", "node_id", b"node_id", "node_name", b"node_name", "tasks", b"tasks", "token", b"token", "web_address", b"web_address"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NodeHello: _TypeAlias = NodeHello  # noqa: Y015
+
+@_typing.final
+class GpuDevice(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UUID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    MEMORY_MIB_FIELD_NUMBER: _builtins.int
+    SHARES_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    uuid: _builtins.str
+    """as the driver has it: "GPU-…", "MIG-…"; made up where the inventory was declared"""
+    kind: _builtins.str
+    """"H100", "H100-MIG-1G.10GB" """
+    memory_mib: _builtins.int
+    shares: _builtins.int
+    """containers that may have it at a time"""
+    problem: _builtins.str
+    """for people: why no new container may have it; empty: healthy"""
+    def __init__(
+        self,
+        *,
+        uuid: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        memory_mib: _builtins.int = ...,
+        shares: _builtins.int = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "memory_mib", b"memory_mib", "problem", b"problem", "shares", b"shares", "uuid", b"uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GpuDevice: _TypeAlias = GpuDevice  # noqa: Y015
+
+@_typing.final
+class GpuHealth(_message.Message):
+    """A GPU has failed while it was in use; a new hello says what has recovered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UUID_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    uuid: _builtins.str
+    problem: _builtins.str
+    def __init__(
+        self,
+        *,
+        uuid: _builtins.str = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["problem", b"problem", "uuid", b"uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GpuHealth: _TypeAlias = GpuHealth  # noqa: Y015
+
+@_typing.final
+class HeldBuild(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUILD_ID_FIELD_NUMBER: _builtins.int
+    GPU_UUIDS_FIELD_NUMBER: _builtins.int
+    build_id: _builtins.str
+    @_builtins.property
+    def gpu_uuids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        build_id: _builtins.str = ...,
+        gpu_uuids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_id", b"build_id", "gpu_uuids", b"gpu_uuids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldBuild: _TypeAlias = HeldBuild  # noqa: Y015
 
 @_typing.final
 class HeldTask(_message.Message):
@@ -194,6 +290,7 @@ class HeldTask(_message.Message):
     INPUTS_FIELD_NUMBER: _builtins.int
     READY_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
+    GPU_UUIDS_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     ready: _builtins.bool
     address: _builtins.str
@@ -202,6 +299,8 @@ class HeldTask(_message.Message):
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldInput]:
         """delivered to the gateway, no output yet acknowledged"""
 
+    @_builtins.property
+    def gpu_uuids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -209,10 +308,11 @@ class HeldTask(_message.Message):
         inputs: _abc.Iterable[Global___HeldInput] | None = ...,
         ready: _builtins.bool = ...,
         address: _builtins.str = ...,
+        gpu_uuids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "inputs", b"inputs", "ready", b"ready", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "gpu_uuids", b"gpu_uuids", "inputs", b"inputs", "ready", b"ready", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -927,6 +1027,8 @@ class StartTask(_message.Message):
     SINGLE_USE_FIELD_NUMBER: _builtins.int
     SERVER_FIELD_NUMBER: _builtins.int
     VOLUMES_FIELD_NUMBER: _builtins.int
+    GPU_UUIDS_FIELD_NUMBER: _builtins.int
+    GPU_KIND_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     arguments: _builtins.bytes
     """serialized modal.client.ContainerArguments"""
@@ -953,6 +1055,7 @@ class StartTask(_message.Message):
     grace_period_s: _builtins.int
     """between the request to end and the kill"""
     single_use: _builtins.bool
+    gpu_kind: _builtins.str
     @_builtins.property
     def layers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """the image, lowest first"""
@@ -975,6 +1078,8 @@ class StartTask(_message.Message):
 
     @_builtins.property
     def volumes(self) -> _containers.RepeatedCompositeFieldContainer[Global___VolumeMount]: ...
+    @_builtins.property
+    def gpu_uuids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -1004,10 +1109,12 @@ class StartTask(_message.Message):
         single_use: _builtins.bool = ...,
         server: Global___ContainerServer | None = ...,
         volumes: _abc.Iterable[Global___VolumeMount] | None = ...,
+        gpu_uuids: _abc.Iterable[_builtins.str] | None = ...,
+        gpu_kind: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["image_config", b"image_config", "server", b"server"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "batch_linger_ms", b"batch_linger_ms", "batch_max_size", b"batch_max_size", "block_network", b"block_network", "client_version", b"client_version", "environment_name", b"environment_name", "first_inputs", b"first_inputs", "grace_period_s", b"grace_period_s", "image_builder_version", b"image_builder_version", "image_config", b"image_config", "image_id", b"image_id", "input_timeout_s", b"input_timeout_s", "layers", b"layers", "max_concurrent_inputs", b"max_concurrent_inputs", "memory_limit_mib", b"memory_limit_mib", "memory_mib", b"memory_mib", "milli_cpu", b"milli_cpu", "milli_cpu_limit", b"milli_cpu_limit", "mount_client_dependencies", b"mount_client_dependencies", "mounts", b"mounts", "secrets", b"secrets", "server", b"server", "single_use", b"single_use", "startup_timeout_s", b"startup_timeout_s", "task_id", b"task_id", "volumes", b"volumes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "batch_linger_ms", b"batch_linger_ms", "batch_max_size", b"batch_max_size", "block_network", b"block_network", "client_version", b"client_version", "environment_name", b"environment_name", "first_inputs", b"first_inputs", "gpu_kind", b"gpu_kind", "gpu_uuids", b"gpu_uuids", "grace_period_s", b"grace_period_s", "image_builder_version", b"image_builder_version", "image_config", b"image_config", "image_id", b"image_id", "input_timeout_s", b"input_timeout_s", "layers", b"layers", "max_concurrent_inputs", b"max_concurrent_inputs", "memory_limit_mib", b"memory_limit_mib", "memory_mib", b"memory_mib", "milli_cpu", b"milli_cpu", "milli_cpu_limit", b"milli_cpu_limit", "mount_client_dependencies", b"mount_client_dependencies", "mounts", b"mounts", "secrets", b"secrets", "server", b"server", "single_use", b"single_use", "startup_timeout_s", b"startup_timeout_s", "task_id", b"task_id", "volumes", b"volumes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1380,6 +1487,8 @@ class StartBuild(_message.Message):
     IGNORE_CACHE_FIELD_NUMBER: _builtins.int
     NAMED_BASES_FIELD_NUMBER: _builtins.int
     VOLUMES_FIELD_NUMBER: _builtins.int
+    GPU_UUIDS_FIELD_NUMBER: _builtins.int
+    GPU_KIND_FIELD_NUMBER: _builtins.int
     build_id: _builtins.str
     """the image id"""
     force_pull: _builtins.bool
@@ -1389,6 +1498,7 @@ class StartBuild(_message.Message):
     """serialized modal.client.ContainerArguments for Image.run_function, if any"""
     client_version: _builtins.str
     ignore_cache: _builtins.bool
+    gpu_kind: _builtins.str
     @_builtins.property
     def base_layers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """empty when the commands name their base in FROM"""
@@ -1413,6 +1523,8 @@ class StartBuild(_message.Message):
 
     @_builtins.property
     def volumes(self) -> _containers.RepeatedCompositeFieldContainer[Global___VolumeMount]: ...
+    @_builtins.property
+    def gpu_uuids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -1433,10 +1545,12 @@ class StartBuild(_message.Message):
         ignore_cache: _builtins.bool = ...,
         named_bases: _abc.Mapping[_builtins.str, Global___BaseImage] | None = ...,
         volumes: _abc.Iterable[Global___VolumeMount] | None = ...,
+        gpu_uuids: _abc.Iterable[_builtins.str] | None = ...,
+        gpu_kind: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["base_config", b"base_config", "context_mount", b"context_mount", "registry_auth", b"registry_auth"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_config", b"base_config", "base_layers", b"base_layers", "build_args", b"build_args", "build_function", b"build_function", "build_id", b"build_id", "builder_version", b"builder_version", "client_version", b"client_version", "context_files", b"context_files", "context_mount", b"context_mount", "dockerfile_commands", b"dockerfile_commands", "force_pull", b"force_pull", "ignore_cache", b"ignore_cache", "named_bases", b"named_bases", "registry_auth", b"registry_auth", "secrets", b"secrets", "timeout_s", b"timeout_s", "volumes", b"volumes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_config", b"base_config", "base_layers", b"base_layers", "build_args", b"build_args", "build_function", b"build_function", "build_id", b"build_id", "builder_version", b"builder_version", "client_version", b"client_version", "context_files", b"context_files", "context_mount", b"context_mount", "dockerfile_commands", b"dockerfile_commands", "force_pull", b"force_pull", "gpu_kind", b"gpu_kind", "gpu_uuids", b"gpu_uuids", "ignore_cache", b"ignore_cache", "named_bases", b"named_bases", "registry_auth", b"registry_auth", "secrets", b"secrets", "timeout_s", b"timeout_s", "volumes", b"volumes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
