@@ -18,7 +18,9 @@ from pilotlight.core.errors import NotFound, PilotlightError
 from pilotlight.edge import errors
 from pilotlight.edge.blobs import Blobs
 from pilotlight.edge.metrics import EdgeMetrics, Measured, MetricsPage
+from pilotlight.edge.volumes import Volumes
 from pilotlight.objects import Objects
+from pilotlight.volumes.places import Places
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -55,10 +57,11 @@ def host_of(scope: Scope) -> str:
 
 
 def own_pages(settings: Settings, objects: Objects, signing_key: bytes, figures: EdgeMetrics) -> Starlette:
-    """Blobs, metrics and the like."""
+    """Blobs, blocks of volumes, metrics and the like."""
     page = MetricsPage(figures, settings.inner_socket_path)
     routes = [
         *Blobs(objects, signing_key).routes(),
+        *Volumes(Places(settings.volumes_path), signing_key).routes(),
         Route("/healthz", healthz),
         Route("/metrics", hidden_from_containers(page.metrics, settings.link_local_address), name="metrics"),
     ]

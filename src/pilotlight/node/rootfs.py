@@ -139,7 +139,8 @@ class Stage:
         is_dir = source.is_dir()
         point = self._point(f"{'d' if is_dir else 'f'}{index}", is_dir=is_dir)
         try:
-            syscalls.bind(source, point, idmap_fd=self._user_namespace)
+            flags = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV if bind.needs_ids else 0
+            syscalls.bind(source, point, idmap_fd=self._user_namespace, attributes=flags)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise errors.NotFound(f"{source} could not be put into the container: {error}.") from error

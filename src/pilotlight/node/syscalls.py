@@ -19,6 +19,7 @@ _AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000
 _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
 _MOVE_MOUNT_F_EMPTY_PATH = 4
 _MOUNT_ATTR_IDMAP = 0x100000
+MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 2, 4
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_IN_ROOT = 0x02, 0x10
 _PR_SET_CHILD_SUBREAPER = 36
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -68,15 +69,18 @@ def become_subreaper(on: bool = True) -> None:
     _checked(_libc.prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(on), 0, 0, 0), "become subreaper")
 
 
-def bind(source: str | Path, target: str | Path, *, idmap_fd: int | None = None) -> None:
-    """Attach a clone of the tree at source, seen through the id map of a user namespace if one is given (kernel >= 5.12)."""
+def bind(source: str | Path, target: str | Path, *, idmap_fd: int | None = None, attributes: int = 0) -> None:
+    """Attach a clone of the tree at source, seen through the id map of a user namespace if one is given (kernel >= 5.12).
+
+    `attributes`, MOUNT_ATTR_…, are for the clone of an id-mapped one.
+    """
     flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | (_AT_RECURSIVE if idmap_fd is None else 0)
     tree = _checked(_libc.syscall(_OPEN_TREE, _AT_FDCWD, _name(source), flags), f"open {source}")
     try:
         if idmap_fd is not None:
-            attributes = (ctypes.c_uint64 * 4)(_MOUNT_ATTR_IDMAP, 0, 0, idmap_fd)  # struct mount_attr: set, clear, propagation, fd
-            size = ctypes.c_size_t(ctypes.sizeof(attributes))
-            _checked(_libc.syscall(_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, attributes, size), f"map the ids of {source}")
+            mount_attr = (ctypes.c_uint64 * 4)(_MOUNT_ATTR_IDMAP | attributes, 0, 0, idmap_fd)  # struct mount_attr: set, clear, propagation, fd
+            size = ctypes.c_size_t(ctypes.sizeof(mount_attr))
+            _checked(_libc.syscall(_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, mount_attr, size), f"map the ids of {source}")
         moved = _libc.syscall(_MOVE_MOUNT, tree, b"", _AT_FDCWD, _name(target), _MOVE_MOUNT_F_EMPTY_PATH)
         _checked(moved, f"attach {source} at {target}")
     finally:

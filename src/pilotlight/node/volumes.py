@@ -95,8 +95,8 @@ def _is_in_use(directory: str, pid: int) -> bool:
         return False
     for process in Path("/proc").iterdir():
         if process.name.isdecimal():
-            # A process that ends meanwhile has nothing open.
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            # One that ends meanwhile has nothing open, and one that even root may not look at is no container's.
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
                 if (process / "ns/pid").readlink() == namespace and _uses(process, directory):
                     return True
     return False
