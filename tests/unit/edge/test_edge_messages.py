@@ -1,0 +1,38 @@
+"""Chunks for containers are what protobuf would write, whatever the sizes."""
+
+import pickle
+
+import pytest
+from modal_proto import api_pb2
+
+from pilotlight.edge import messages
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 16_384, 3 << 20])
+@pytest.mark.parametrize("more", [True, False])
+@pytest.mark.parametrize("index", [1, 128, 1 << 20])
+def test_a_piece_of_a_body(size: int, more: bool, index: int) -> None:
+    chunk = api_pb2.DataChunk.FromString(messages.body_chunk(index, b"x" * size, more))
+    assert (chunk.index, chunk.data_format) == (index, api_pb2.DATA_FORMAT_ASGI)
+    request = api_pb2.Asgi.FromString(chunk.data)
+    assert request.WhichOneof("type") == "http_request"
+    assert (request.http_request.body, request.http_request.more_body) == (b"x" * size, more)
+
+
+def test_a_request_as_an_input() -> None:
+    scope = {"type": "http", "headers": [(b"x", b"\xff")], "client": ("127.0.0.1", 1)}
+    item = api_pb2.FunctionGetInputsItem.FromString(messages.item("fc-1", scope, "method"))
+    assert (item.input_id, item.function_call_id, item.input.method_name) == ("in-1", "fc-1", "method")
+    assert pickle.loads(item.input.args) == ((scope,), {})
+
+
+def test_goodbyes() -> None:
+    def told(chunk: bytes) -> api_pb2.Asgi:
+        return api_pb2.Asgi.FromString(api_pb2.DataChunk.FromString(chunk).data)
+
+    assert told(messages.goodbye(2, "http")).HasField("http_disconnect")
+    assert told(messages.goodbye(2, "websocket", 4000)).websocket_disconnect.code == 4000
+
+
+def test_headers_keep_their_order_and_repetitions() -> None:
+    assert list(messages.pairs([b"a", b"1", b"a", b"2"])) == [(b"a", b"1"), (b"a", b"2")]
