@@ -5,6 +5,7 @@ result to `settings.json` in the run directory, and each process it starts reads
 """
 
 import hashlib
+import ipaddress
 import os
 import socket
 from collections.abc import Mapping
@@ -184,6 +185,12 @@ class Settings(BaseSettings):
     @property
     def web_port(self) -> int:
         return int(self.web.rpartition(":")[2])
+
+    @property
+    def web_is_open(self) -> bool:
+        """Whether others than this machine reach the edge by plain HTTP."""
+        host = self.web.rpartition(":")[0].removeprefix("[").removesuffix("]")
+        return self.insecure and self.tls_cert is None and not ipaddress.ip_address(host).is_loopback
 
     @property
     def container_edge_url(self) -> str:

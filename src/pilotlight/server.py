@@ -18,6 +18,7 @@ from pilotlight.control.edges import Edges
 from pilotlight.control.environments import Environments
 from pilotlight.control.functions import Functions
 from pilotlight.control.garbage import Ages, Garbage
+from pilotlight.control.image_names import ImageNames
 from pilotlight.control.images import Images
 from pilotlight.control.mounts import Mounts
 from pilotlight.control.nodes import Nodes
@@ -40,6 +41,7 @@ from pilotlight.control.webhook_deliveries import WebhookDeliveries
 from pilotlight.control.webhook_sender import WebhookSender
 from pilotlight.control.webhooks import Webhooks
 from pilotlight.core.labels import addresses_of
+from pilotlight.core.reach import Edge
 from pilotlight.loops import runner
 from pilotlight.loops.expire import ExpireLoop
 from pilotlight.loops.garbage import GarbageLoop
@@ -58,6 +60,7 @@ from pilotlight.rpc.edges import EdgeService
 from pilotlight.rpc.environments import EnvironmentHandlers
 from pilotlight.rpc.framework import Service
 from pilotlight.rpc.functions import FunctionHandlers
+from pilotlight.rpc.image_names import ImageNameHandlers
 from pilotlight.rpc.images import ImageHandlers
 from pilotlight.rpc.mounts import MountHandlers
 from pilotlight.rpc.nodes import NodeService
@@ -73,6 +76,7 @@ from pilotlight.store.schema import migrate
 from pilotlight.wire import platform_pb2
 from pilotlight.wire.frames import Listener
 from pilotlight.wire.listening import Server as GrpcServer
+from pilotlight.wire.tls import certificate_of
 
 BACKLOG = 1024  # connections that may wait to be accepted
 OUTPUT_SYNCHRONOUS = "NORMAL"  # a power cut may take the last lines that programs printed, never a call
@@ -89,11 +93,14 @@ class Server:
         self.signing_key = load_or_create_key(keys / "signing.key")
         self.node_token = load_or_create_key(keys / "node.token")
         objects = Objects(settings.objects_dir)
+        has_tls = settings.tls_cert is not None
+        addresses = addresses_of(settings.web_domain, settings.web_port, has_tls=has_tls, is_open=settings.web_is_open)
+        self.edge = Edge(settings.web.rpartition(":")[0], settings.web_port, has_tls, addresses)
         self.environments = Environments(
             database=database, workspace=settings.workspace, image_builder_version=settings.image_builder_version
         )
         self.tokens = Tokens(database=database)
-        self.blobs = Blobs(objects=objects, signing_key=self.signing_key, base_url=f"http://{settings.web}")
+        self.blobs = Blobs(objects=objects, signing_key=self.signing_key, base_url=self.edge.own_url)
         self.mounts = Mounts(database=database, objects=objects)
         operators = settings.secrets_key_file
         key_file = KeyFile(operators or keys / "secrets.key", is_operators=operators is not None)
@@ -102,9 +109,8 @@ class Server:
         self.queues = Queues(database=database, environments=self.environments)
         self.volumes = Volumes(database=database, environments=self.environments, directory=settings.volumes_path)
         self.volume_files = VolumeFiles(
-            volumes=self.volumes, objects=objects, signing_key=self.signing_key, base_url=f"http://{settings.web}"
+            volumes=self.volumes, objects=objects, signing_key=self.signing_key, base_url=self.edge.own_url
         )
-        addresses = addresses_of(settings.web_domain, settings.web_port, has_tls=settings.tls_cert is not None)
         self.functions = Functions(database, addresses)
         self.apps = Apps(database=database, environments=self.environments, functions=self.functions)
         self.nodes = Nodes()
@@ -115,6 +121,9 @@ class Server:
             mounts=self.mounts,
             secrets=self.secrets,
             default_builder_version=settings.image_builder_version,
+        )
+        self.image_names = ImageNames(
+            database=database, environments=self.environments, images=self.images, workspace=settings.workspace
         )
         self.pools = Pools(database, self.functions, self.nodes)
         self.autoscalers = Autoscalers(database=database, apps=self.apps, functions=self.functions, pools=self.pools)
@@ -193,7 +202,7 @@ class Server:
         self.environments.before_delete.append(self.proxy_tokens.environment_deleted)
         self.apps.after_live.append(self.web.publish)
         self.environments.on_rename.append(self.apps.environment_renamed)
-        self.environments.before_delete += [self.apps.stop_all_in, self.webhooks.remove_all_in]
+        self.environments.before_delete += [self.apps.stop_all_in, self.webhooks.remove_all_in, self.image_names.remove_all_in]
         self.apps.after_live.append(self.schedules.follow)
         self.apps.after_live.append(self.autoscalers.keep_warm)
         self.apps.on_stop = self._app_stopped
@@ -233,10 +242,11 @@ class Server:
                 signing_key=self.signing_key,
             ),
             EnvironmentHandlers(self.environments),
-            AppHandlers(self.apps, self.environments, self.tasks, self.tokens, self.output_log, f"http://{self.settings.web}"),
+            AppHandlers(self.apps, self.environments, self.tasks, self.tokens, self.output_log, self.edge.own_url),
             FunctionHandlers(self.apps, self.functions, self.pools, self.autoscalers, self.tokens, self.web_routes),
             CallHandlers(self.calls, CallGraphs(self.database, self.functions), self.signing_key),
             ImageHandlers(self.images),
+            ImageNameHandlers(self.image_names, self.tokens),
             MountHandlers(self.mounts, self.environments),
             ProxyTokenHandlers(self.proxy_tokens, self.tokens, self.signing_key),
             BlobHandlers(self.blobs),
@@ -250,7 +260,7 @@ class Server:
     async def listen(self, api: socket.socket, inner: socket.socket, nodes: socket.socket, edges: socket.socket) -> None:
         """Serve clients on `api`, containers and our own processes on `inner`, the streams of nodes and of edges on theirs."""
         handlers = self.handlers()
-        public = Service(handlers, TokenAuthenticator(self.tokens))
+        public = Service(handlers, TokenAuthenticator(self.tokens, self.edge))
         for_tasks = Service(handlers, NodeAuthenticator(self.node_token, lambda task_id: self.tasks.get(task_id) is not None))
         service = NodeService(
             recovery=self.recovery,
@@ -273,8 +283,9 @@ class Server:
         )
         control = ControlService(*use_cases)
         listeners = [GrpcServer([public]), GrpcServer([for_tasks, control])]
-        for listener, listening in zip(listeners, (api, inner), strict=True):
-            await listener.start(sock=listening, backlog=BACKLOG)
+        certificate = certificate_of(self.settings)
+        await listeners[0].start(sock=api, backlog=BACKLOG, ssl=certificate.context("h2") if certificate else None)
+        await listeners[1].start(sock=inner, backlog=BACKLOG)
         self._listeners = listeners
         edge_service = EdgeService(web=self.web, recovery=self.recovery, node_token=self.node_token)
         node_listener = Listener(platform_pb2.FromNode, service.serve)

@@ -183,7 +183,8 @@ class RunningServer:
         serving_edge = asyncio.create_task(edge_server.serve([edge]))
         listener = socket.create_server(("127.0.0.1", self.port))
         self.port = listener.getsockname()[1]
-        server = ClosingServer([Service(self.use_cases.handlers(key), TokenAuthenticator(self.use_cases.tokens))])
+        authenticator = TokenAuthenticator(self.use_cases.tokens, self.use_cases.edge)
+        server = ClosingServer([Service(self.use_cases.handlers(key), authenticator)])
         await server.start(sock=listener)
         self._ready.set()
         await self._stopping.wait()

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from pilotlight.cli import profiles
+from pilotlight.cli.certificates import certified_host
 from pilotlight.cli.options import settings_for, state_flag, state_option
 from pilotlight.config import Settings, modal_config_path
 from pilotlight.core.errors import NotFound
@@ -13,11 +14,16 @@ from pilotlight.supervisor.start import running_settings
 
 
 def server_url(settings: Settings) -> str:
-    """The URL for clients on this machine; an API that listens everywhere is reached by loopback."""
+    """The URL for clients on this machine; an API that listens everywhere is reached by loopback.
+
+    With TLS it names what the certificate was made out to, since that is what clients check: it has to resolve to this machine.
+    """
     api = parse(settings.api, "--api")
     if api.is_wildcard:
         api = Address("::1" if api.is_ipv6 else "127.0.0.1", api.port)
-    return f"http://{api}"
+    if settings.tls_cert is None:
+        return f"http://{api}"
+    return f"https://{certified_host(settings.tls_cert, api.host)}:{api.port}"
 
 
 def _first_token(settings: Settings) -> tuple[str, str]:

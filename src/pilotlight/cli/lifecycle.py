@@ -42,6 +42,8 @@ RATE = Rate()
 @click.option(
     "--webhook-allow-private", is_flag=True, default=None, help="Allow completion webhooks to loopback and private addresses."
 )
+@click.option("--tls-cert", metavar="FILE", help="PEM certificate chain: API and web speak TLS then, on any address.")
+@click.option("--tls-key", metavar="FILE", help="PEM key of that certificate.")
 @click.option("--domain", metavar="NAME", help="Web functions live at <label>.NAME (default localhost).")
 @click.option("--web-rate-limit", metavar="N|off", type=RATE, help="Requests a second of one web function (default 200).")
 @click.option("--web-workspace-rate-limit", metavar="N|off", type=RATE, help="Of all web functions together (default off).")

@@ -65,11 +65,14 @@ class Addresses:
         return self.url(label_in(url)) if url else ""
 
 
-def addresses_of(domain: str, web_port: int, *, has_tls: bool) -> Addresses:
-    """HTTPS at our port with our own certificates, HTTPS at an operator's proxy for a domain without them, else HTTP at our port."""
+def addresses_of(domain: str, web_port: int, *, has_tls: bool, is_open: bool = False) -> Addresses:
+    """HTTPS at our port with our own certificates, HTTPS at an operator's proxy for a domain without them, else HTTP at our port.
+
+    `is_open`: plain HTTP is served to the network, so that no proxy is needed.
+    """
     if has_tls:
         return Addresses(domain, "https", web_port)
-    if domain != LOCAL_DOMAIN:
+    if domain != LOCAL_DOMAIN and not is_open:
         return Addresses(domain, "https", _DEFAULT_PORTS["https"])
     return Addresses(domain, "http", web_port)
 

@@ -17,6 +17,7 @@ from pilotlight.edge.ports.protocol import protocol_with
 from pilotlight.edge.websockets import MAX_MESSAGE_BYTES
 from pilotlight.edge.wiring import Edge, ended
 from pilotlight.objects import Objects, load_or_create_key
+from pilotlight.wire.tls import certificate_of
 
 GRACE_S = 10
 KEEP_ALIVE_S = 75  # of a connection without a request; browsers and proxies close theirs sooner
@@ -42,7 +43,7 @@ async def serve(settings: Settings, sockets: list[socket.socket], ready: Callabl
         try:
             if settings.edges_socket_path.exists():  # what connects meanwhile waits in the sockets' backlog
                 await _first_word(edge)
-            await _Server(_configuration(edge), ready).serve(sockets)
+            await _Server(_configuration(edge), settings, ready).serve(sockets)
         finally:
             await ended(linking)
             await edge.close()
@@ -82,12 +83,22 @@ def _configuration(edge: Edge) -> uvicorn.Config:
 class _Server(uvicorn.Server):
     """uvicorn that says when it serves, and for which a signal is a wish rather than something to die of afterwards."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, settings: Settings, ready: Callable[[], None]) -> None:
         super().__init__(config)
+        self._plain_door = settings.link_local_address
+        self._certificate = certificate_of(settings)
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        """Serve at all doors; with a certificate all but that of the containers speak TLS."""
+        sockets = sockets or []
+        plain = [each for each in sockets if self._certificate is None or each.getsockname()[0] == self._plain_door]
+        await super().startup(plain)
+        if self._certificate is not None:
+            served = self.servers
+            self.config.ssl = self._certificate.context("http/1.1")
+            await super().startup([each for each in sockets if each not in plain])
+            self.servers += served
         self._ready()
 
     @contextlib.contextmanager

@@ -11,8 +11,10 @@ from modal_proto import api_pb2
 from pilotlight.control.tokens import Tokens
 from pilotlight.core import errors
 from pilotlight.core.ids import TaskId
+from pilotlight.core.reach import Edge
 from pilotlight.core.versions import is_older
 from pilotlight.rpc.framework import Caller
+from pilotlight.wire.listening import AUTHORITY
 
 NODE_TOKEN_HEADER = "x-pilotlight-node-token"
 TASK_HEADER = "x-pilotlight-task-id"
@@ -35,13 +37,14 @@ def check_node_token(given: str, node_token: bytes) -> None:
 class TokenAuthenticator:
     """For the public listener: a valid token with every request."""
 
-    def __init__(self, tokens: Tokens) -> None:
+    def __init__(self, tokens: Tokens, edge: Edge) -> None:
         self._tokens = tokens
+        self._edge = edge
 
     def __call__(self, metadata: Mapping[str, str]) -> Caller:
         token_id = str(metadata.get("x-modal-token-id", ""))
         self._tokens.verify(token_id, str(metadata.get("x-modal-token-secret", "")))
-        return _caller(metadata, token_id, None, None)
+        return _caller(metadata, token_id, None, self._edge.url_for(str(metadata.get(AUTHORITY, ""))))
 
 
 class NodeAuthenticator:

@@ -57,7 +57,8 @@ def require_private(address: Address, option: str, *, insecure: bool) -> None:
         return
     raise NotAllowed(
         f"{option} {address} can be reached from other machines, and tokens and data would cross the network unencrypted. "
-        f"Bind to 127.0.0.1 (and reach it through ssh -L or a TLS proxy), or add --insecure if that network is trusted."
+        "Give it a certificate (--tls-cert FILE --tls-key FILE), or bind to 127.0.0.1 (and use ssh -L or a TLS proxy), "
+        "or add --insecure if that network is trusted."
     )
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from pilotlight.config import Settings
 from pilotlight.core.errors import WrongState
-from pilotlight.supervisor.addresses import Address, holder_of, parse, require_private
+from pilotlight.supervisor.addresses import Address, holder_of, is_listening, parse, require_private
+from pilotlight.wire.tls import certificate_of
 
 BACKLOG = 1024
 IP_FREEBIND = 15  # linux/in.h; the socket module does not name it
@@ -28,15 +29,20 @@ def _taken(address: Address, option: str, exc: OSError) -> WrongState:
     return WrongState(f"can't listen on {address}: {os.strerror(exc.errno or 0)}. Choose another address with {option} HOST:PORT")
 
 
-def listen_tcp(address: Address, option: str, *, freebind: bool = False) -> socket.socket:
+def listen_tcp(address: Address, option: str, *, freebind: bool = False, shared: bool = False) -> socket.socket:
     """A TCP listener. Raises WrongState that names who holds the port.
 
     TCP_NODELAY is set here because accepted connections inherit it and servers do not set it on sockets they are handed.
-    `freebind` allows an address that the machine does not have yet.
+    `freebind` allows an address that the machine does not have yet. `shared`: another listener of ours takes what comes to one of
+    the addresses that this one is for.
     """
+    if shared and not freebind and address.port and is_listening(address.port):  # which the kernel would not mind
+        raise _taken(address, option, OSError(errno.EADDRINUSE, ""))
     listener = socket.socket(socket.AF_INET6 if address.is_ipv6 else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     if freebind:
         listener.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
     try:
@@ -69,19 +75,22 @@ def _bound(listener: socket.socket) -> Address:
 def open_listeners(settings: Settings) -> tuple[Settings, dict[str, Listeners]]:
     """Bind all listeners: settings with the ports that were really bound, and name → socket for each role.
 
-    The edge's `web_link` is absent where `web` listens on all addresses anyway.
+    The edge's `web_link` is absent where `web` listens on all addresses anyway. With TLS it is always there, and has no TLS: what
+    containers ask does not leave the machine, and their client knows no certificate of ours. Raises InvalidInput for bad TLS files.
     """
+    has_tls = certificate_of(settings) is not None
     api, web = parse(settings.api, "--api"), parse(settings.web, "--web")
-    require_private(api, "--api", insecure=settings.insecure)
-    require_private(web, "--web", insecure=settings.insecure)
+    require_private(api, "--api", insecure=settings.insecure or has_tls)
+    require_private(web, "--web", insecure=settings.insecure or has_tls)
+    shared = has_tls and web.is_wildcard
     opened: Listeners = {}
     try:
         opened["api"] = listen_tcp(api, "--api")
-        opened["web"] = listen_tcp(web, "--web")
+        opened["web"] = listen_tcp(web, "--web", shared=shared)
         resolved = settings.model_copy(update={"api": str(_bound(opened["api"])), "web": str(_bound(opened["web"]))})
-        if not web.is_wildcard:
+        if has_tls or not web.is_wildcard:
             link = Address(resolved.link_local_address, resolved.web_port)
-            opened["web_link"] = listen_tcp(link, "--web", freebind=True)
+            opened["web_link"] = listen_tcp(link, "--web", freebind=True, shared=shared)
         opened["inner"] = listen_unix(settings.inner_socket_path)
         opened["nodes"] = listen_unix(settings.nodes_socket_path)
         opened["edges"] = listen_unix(settings.edges_socket_path)

@@ -21,6 +21,8 @@ STREAMS_PER_CONNECTION = 10_000
 STREAM_WINDOW_BYTES = 16 * 1024 * 1024
 CONNECTION_WINDOW_BYTES = 64 * 1024 * 1024
 
+AUTHORITY = "x-pilotlight-authority"  # in a request's metadata: the host and port that the client asked, which grpclib leaves out
+
 CONFIGURATION = Configuration(
     http2_connection_window_size=CONNECTION_WINDOW_BYTES,
     http2_stream_window_size=STREAM_WINDOW_BYTES,
@@ -51,6 +53,14 @@ class Server(GrpclibServer):
         protocol = super()._protocol_factory()
         connection_made, connection_lost = protocol.connection_made, protocol.connection_lost
 
+        accept = protocol.handler.accept
+
+        def accept_with_authority(stream: Any, headers: Any, release_stream: Any) -> None:
+            authority = next((value for name, value in headers if name == ":authority"), "")
+            kept = [header for header in headers if header[0] != AUTHORITY]
+            accept(stream, [*kept, (AUTHORITY, authority)], release_stream)
+
+        protocol.handler.accept = accept_with_authority
         made: list[Any] = []
 
         def with_many_streams(bare: Any) -> None:
