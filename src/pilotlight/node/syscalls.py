@@ -78,7 +78,7 @@ def bind(source: str | Path, target: str | Path, *, idmap_fd: int | None = None,
     tree = _checked(_libc.syscall(_OPEN_TREE, _AT_FDCWD, _name(source), flags), f"open {source}")
     try:
         if idmap_fd is not None:
-            mount_attr = (ctypes.c_uint64 * 4)(_MOUNT_ATTR_IDMAP | attributes, 0, 0, idmap_fd)  # struct mount_attr: set, clear, propagation, fd
+            mount_attr = (ctypes.c_uint64 * 4)(_MOUNT_ATTR_IDMAP | attributes, 0, 0, idmap_fd)  # set, clear, propagation, fd
             size = ctypes.c_size_t(ctypes.sizeof(mount_attr))
             _checked(_libc.syscall(_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, mount_attr, size), f"map the ids of {source}")
         moved = _libc.syscall(_MOVE_MOUNT, tree, b"", _AT_FDCWD, _name(target), _MOVE_MOUNT_F_EMPTY_PATH)
