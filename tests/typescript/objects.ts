@@ -141,3 +141,23 @@ export async function checkImages(): Promise<void> {
   assert.notEqual(more.imageId, built.imageId);
   await assert.rejects(client.images.fromId("im-nothing"), NotFoundError);
 }
+
+export async function checkNamesOfImages(): Promise<void> {
+  const app = await client.apps.fromName(unique("named-images"), { createIfMissing: true });
+  const name = unique("image");
+  const base = client.images.fromRegistry("python:3.11-slim-bookworm");
+  await assert.rejects(client.images.fromName(name), NotFoundError);
+  await assert.rejects(base.publish(name), InvalidError);
+  const [one, two] = [await base.build(app), await base.dockerfileCommands(["ENV TWO=2"]).build(app)];
+  await one.publish(`${name}:v1`);
+  await one.publish(name);
+  await two.publish(name);
+  assert.equal((await client.images.fromName(`${name}:v1`)).imageId, one.imageId);
+  assert.equal((await client.images.fromName(name)).imageId, two.imageId);
+  assert.equal((await client.images.fromName(`main/${name}:latest`)).imageId, two.imageId);
+  await assert.rejects(client.images.fromName(name, { environment: "nowhere" }), NotFoundError);
+  await client.images.delete(two.imageId);
+  assert.equal((await client.images.fromName(name)).imageId, one.imageId); // what the name meant before
+  await assert.rejects(client.images.fromId(two.imageId), NotFoundError);
+  await assert.rejects(client.images.delete(two.imageId), NotFoundError);
+}

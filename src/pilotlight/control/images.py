@@ -116,6 +116,20 @@ class Images:
         at = self._now()
         garbage.set_image_used(connection, row["image_id"], at, at - USE_NOTED_EVERY_S)
 
+    async def remove(self, image_id: str, alongside: Callable[[Connection], None]) -> None:
+        """Forget an image, with what `alongside` forgets of it. Raises NotFound, or WrongState while it is being built."""
+        await self.row(image_id)
+        if image_id in self._builds:
+            raise errors.WrongState(f"Image {image_id} is being built. Delete it when that is done.")
+
+        def apply(connection: Connection) -> None:
+            alongside(connection)
+            store.remove_image(connection, image_id)
+
+        await self._database.write(apply)
+        self._built.pop(image_id, None)
+        log.info("image_removed", image_id=image_id)
+
     async def remove_unused(self, image_ids: Sequence[str], used_before: float) -> int:
         """Forget images that nothing refers to, unless somebody asked for them since; how many. Their layers are the nodes'."""
         candidates = [image_id for image_id in image_ids if image_id not in self._builds]

@@ -26,6 +26,11 @@ def unfinished_images(connection: Connection) -> list[Row[*tuple[Any, ...]]]:
     return list(connection.execute(select(*images.c).where(images.c.state.in_(("waiting", "building")))))
 
 
+def remove_image(connection: Connection, image_id: str) -> None:
+    connection.execute(delete(image_logs).where(image_logs.c.image_id == image_id))
+    connection.execute(delete(images).where(images.c.image_id == image_id))
+
+
 def clear_logs(connection: Connection, image_id: str) -> None:
     connection.execute(delete(image_logs).where(image_logs.c.image_id == image_id))
 

@@ -84,6 +84,7 @@ definitions = Table(
     Column("definition_id", String, primary_key=True),
     Column("function_id", String, nullable=False),
     Column("function", LargeBinary, nullable=False),  # modal.client.Function, the highest ranked one
+    Column("alternatives", LargeBinary),  # modal.client.FunctionData: resources of those ranked below it; None for none
     Column("schedule", LargeBinary),
     Column("client_version", String, nullable=False),
     Column("created_at", Float, nullable=False),
@@ -155,6 +156,19 @@ image_logs = Table(
     Column("file_descriptor", Integer, nullable=False),
     Column("data", String, nullable=False),
     Column("at", Float, nullable=False),
+)
+
+image_names = Table(
+    "image_names",  # publications of images under names: the newest of a name is what it means
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("revision_id", String, nullable=False),
+    Column("environment_id", String, nullable=False),
+    Column("tag", String, nullable=False),  # "name:tag"
+    Column("image_id", String, nullable=False),
+    Column("published_by", String, nullable=False),  # a token, or a task
+    Column("created_at", Float, nullable=False),
+    Index("image_names_by_tag", "environment_id", "tag", "seq"),
 )
 
 mounts = Table(
@@ -354,6 +368,7 @@ tasks = Table(
     Column("message", String),
     Column("milli_cpu", Integer, nullable=False),
     Column("memory_mib", Integer, nullable=False),
+    Column("gpu_uuids", JSON, nullable=False),
     Column("cpu_seconds", Float),
     Column("peak_memory_bytes", Integer),
     Index("tasks_by_app", "app_id", "created_at"),

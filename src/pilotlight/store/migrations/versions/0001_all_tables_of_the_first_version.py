@@ -74,6 +74,7 @@ def upgrade() -> None:
         sa.Column("definition_id", sa.String(), nullable=False),
         sa.Column("function_id", sa.String(), nullable=False),
         sa.Column("function", sa.LargeBinary(), nullable=False),
+        sa.Column("alternatives", sa.LargeBinary(), nullable=True),
         sa.Column("schedule", sa.LargeBinary(), nullable=True),
         sa.Column("client_version", sa.String(), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
@@ -193,6 +194,20 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("app_id"),
     )
     op.create_table(
+        "image_names",
+        sa.Column("seq", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("revision_id", sa.String(), nullable=False),
+        sa.Column("environment_id", sa.String(), nullable=False),
+        sa.Column("tag", sa.String(), nullable=False),
+        sa.Column("image_id", sa.String(), nullable=False),
+        sa.Column("published_by", sa.String(), nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("seq"),
+    )
+    with op.batch_alter_table("image_names", schema=None) as batch_op:
+        batch_op.create_index("image_names_by_tag", ["environment_id", "tag", "seq"], unique=False)
+
+    op.create_table(
         "mounts",
         sa.Column("mount_id", sa.String(), nullable=False),
         sa.Column("content_hash", sa.String(), nullable=False),
@@ -304,6 +319,7 @@ def upgrade() -> None:
         sa.Column("message", sa.String(), nullable=True),
         sa.Column("milli_cpu", sa.Integer(), nullable=False),
         sa.Column("memory_mib", sa.Integer(), nullable=False),
+        sa.Column("gpu_uuids", sa.JSON(), nullable=False),
         sa.Column("cpu_seconds", sa.Float(), nullable=True),
         sa.Column("peak_memory_bytes", sa.Integer(), nullable=True),
         sa.PrimaryKeyConstraint("task_id"),
