@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import shutil
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -51,9 +52,9 @@ async def events(receive, send):
 
 async def much(receive, send):
     await respond(send, b"", more=True)
-    for number in range(64):
-        await send({"type": "http.response.body", "body": bytes(1 << 20), "more_body": number < 63})
-        print("part", number, flush=True)
+    for number in range(8192):
+        await send({"type": "http.response.body", "body": bytes(8192), "more_body": number < 8191})
+    print("sent", flush=True)
 
 async def await_end(receive, send):
     await receive()
@@ -111,6 +112,39 @@ def wsgi():
     return application
 """
 
+SERVER_PROGRAM = """
+import os, signal, socket, threading, time
+import modal
+
+app = modal.App("program", include_source=False)
+plain = modal.Image.debian_slim()
+
+def wait_for_handler():
+    while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        time.sleep(0.01)
+    print("armed", flush=True)
+
+def answer(listening):
+    listening.accept()[0].close()
+    while True:
+        listening.accept()[0].close()
+        if os.environ["LEAVES"]:
+            os._exit(7)
+
+@app.server(image=plain, port=int(os.environ["PORT"]), routing_region="local")
+class Own:
+    @modal.enter()
+    def start(self):
+        threading.Thread(target=wait_for_handler, daemon=True).start()
+        if os.environ["LISTENS"]:
+            listening = socket.create_server(("127.0.0.1", int(os.environ["PORT"])))
+            threading.Thread(target=answer, args=(listening,), daemon=True).start()
+
+    @modal.exit()
+    def stop(self):
+        print("goodbye", flush=True)
+"""
+
 Scenario = Callable[[ScriptedServer, "Edge"], Awaitable[None]]
 
 
@@ -119,15 +153,26 @@ class Edge:
 
     def __init__(self, settings: SimulatedSettings) -> None:
         self._path = settings.web_socket_path
+        self._connections: list[EdgeConnection] = []
 
     async def connect(self, task_id: str = TASK) -> EdgeConnection:
-        return await EdgeConnection.open(self._path, task_id)
+        self._connections.append(await EdgeConnection.open(self._path, task_id))
+        return self._connections[-1]
+
+    async def close(self) -> None:
+        for connection in self._connections:
+            connection.frames.abort()
+            await connection.frames.closed
 
 
 def run(settings: SimulatedSettings, scenario: Scenario) -> None:
     async def play() -> None:
         async with platform(settings) as server:
-            await scenario(server, Edge(settings))
+            edge = Edge(settings)
+            try:
+                await scenario(server, edge)
+            finally:
+                await edge.close()
 
     uvloop.run(play())
 
@@ -156,11 +201,6 @@ def settings() -> Any:
 
 
 def start_task(settings: SimulatedSettings, function: str = "web", *, slots: int = 1, **fields: Any) -> platform_pb2.StartTask:
-    content = PROGRAM.encode()
-    digest = hashlib.sha256(content).hexdigest()
-    stored = settings.objects_dir / "sha256" / digest
-    stored.parent.mkdir(parents=True, exist_ok=True)
-    stored.write_bytes(content)
     kind = api_pb2.WEBHOOK_TYPE_WSGI_APP if function == "wsgi" else api_pb2.WEBHOOK_TYPE_ASGI_APP
     definition = api_pb2.Function(
         module_name="program",
@@ -174,7 +214,17 @@ def start_task(settings: SimulatedSettings, function: str = "web", *, slots: int
         object_dependencies=[api_pb2.ObjectDependency(object_id="im-1")],
         max_concurrent_inputs=slots if slots > 1 else 0,
     )
-    return task_of(definition, digest, len(content), **fields)
+    return task_of(definition, *store(settings, PROGRAM), **fields)
+
+
+def store(settings: SimulatedSettings, program: str) -> tuple[str, int]:
+    """Where mounts find a program; returns its digest and its size in bytes."""
+    content = program.encode()
+    digest = hashlib.sha256(content).hexdigest()
+    stored = settings.objects_dir / "sha256" / digest
+    stored.parent.mkdir(parents=True, exist_ok=True)
+    stored.write_bytes(content)
+    return digest, len(content)
 
 
 def task_of(definition: api_pb2.Function, digest: str, size: int, **fields: Any) -> platform_pb2.StartTask:
@@ -183,7 +233,13 @@ def task_of(definition: api_pb2.Function, digest: str, size: int, **fields: Any)
         function_id="fu-1",
         app_id="ap-1",
         function_def=definition,
-        app_layout=api_pb2.AppLayout(objects=[api_pb2.Object(object_id="im-1")]),
+        app_layout=api_pb2.AppLayout(
+            objects=[
+                api_pb2.Object(object_id="im-1"),
+                api_pb2.Object(object_id="fu-1", function_handle_metadata=api_pb2.FunctionHandleMetadata(function_name="own")),
+            ],
+            function_ids={definition.function_name: "fu-1"},
+        ),
     )
     file = platform_pb2.MountEntry(path="/root/program.py", sha256=digest, size=size, mode=0o644)
     values: dict[str, Any] = {"startup_timeout_s": 30, "input_timeout_s": 60, "grace_period_s": 5} | fields
@@ -216,3 +272,311 @@ def test_requests_follow_each_other_on_one_connection_and_the_server_hears_of_no
         assert not server.all("outputs")
 
     run(settings, scenario)
+
+
+def test_a_body_that_comes_in_pieces_arrives_in_order(settings: SimulatedSettings) -> None:
+    async def scenario(server: ScriptedServer, edge: Edge) -> None:
+        await begin(server, settings)
+        connection = await edge.connect()
+        await connection.begin("fc-1", "/count", method="POST")
+        for _ in range(9):
+            await connection.body(b"x" * 3_000_000, more=True)
+        await connection.body(b"end")
+        await connection.close()
+        assert await connection.response() == (200, b"27000003 in 10")
+
+    run(settings, scenario)
+
+
+def test_a_wsgi_app_gets_its_body(settings: SimulatedSettings) -> None:
+    async def scenario(server: ScriptedServer, edge: Edge) -> None:
+        await begin(server, settings, "wsgi")
+        connection = await edge.connect()
+        assert await connection.get("fc-1", data=b"body") == (200, b"body")
+
+    run(settings, scenario)
+
+
+def test_events_come_in_order_and_before_the_response_ends(settings: SimulatedSettings) -> None:
+    async def scenario(server: ScriptedServer, edge: Edge) -> None:
+        await begin(server, settings)
+        connection = await edge.connect()
+        assert await connection.get("fc-1", "/events") == (200, b"".join(b"data: %d\n\n" % number for number in range(20)))
+        await connection.begin("fc-2", "/gate")
+        await connection.body(b"1", more=True)
+        begun = await connection.messages()
+        assert begun[0].http_response_start.status == 200
+        await connection.body(b"2")
+        await connection.close()
+        while not begun[-1].http_response_body.body.endswith(b"done"):
+            begun += await connection.messages()
+        assert b"".join(message.http_response_body.body for message in begun) == b"begun done"
+        assert (await connection.next()).HasField("ended")
+
+    run(settings, scenario)
+
+
+def test_requests_run_side_by_side(settings: SimulatedSettings) -> None:
+    async def scenario(server: ScriptedServer, edge: Edge) -> None:
+        await begin(server, settings, slots=32)
+        connections = [await edge.connect() for _ in range(32)]
+        # Each is answered only once all of them have been begun.
+        answers = await asyncio.gather(*(each.get(f"fc-{number}", "/meet") for number, each in enumerate(connections)))
+        assert answers == [(200, b"met")] * 32
+
+    run(settings, scenario)
+
+
+def test_a_websocket_and_its_end(settings: SimulatedSettings) -> None:
+    async def scenario(server: ScriptedServer, edge: Edge) -> None:
+        await begin(server, settings, slots=2)
+        first, second = await edge.connect(), await edge.connect()
+        for number, connection in enumerate((first, second)):
+            await connection.begin(f"fc-{number}", kind="websocket")
+            await connection.say(websocket_connect=api_pb2.Asgi.WebsocketConnect())
+            assert (await connection.messages())[0].HasField("websocket_accept")
+            for word in ("one", "two"):
+                await connection.say(websocket_receive=api_pb2.Asgi.WebsocketReceive(text=word))
+                assert (await connection.messages())[0].websocket_send.text == word.upper()
+        await first.say(websocket_disconnect=api_pb2.Asgi.WebsocketDisconnect(code=1001))
+        await first.close()
+        assert (await first.next()).HasField("ended")
+        second.frames.close()
+        await server.until(lambda: server.printed(TASK) == "websocket.disconnect 1001\nwebsocket.disconnect 1006\n")
+
+    run(settings, scenario)
+
+
+def test_the_program_is_told_of_a_client_that_left_and_of_an_edge_that_broke_off(settings: SimulatedSettings) -> None:
+    async def scenario(server: ScriptedServer, edge: Edge) -> None:
+        await begin(server, settings)
+        connection = await edge.connect()
+        await connection.begin("fc-1", "/wait")
+        await connection.body()
+        await connection.say(http_disconnect=api_pb2.Asgi.HttpDisconnect())
+        await connection.close()
+        assert (await connection.next()).HasField("ended")
+        await connection.begin("fc-2", "/wait")
+        await connection.body()
+        await server.until(lambda: server.printed(TASK) == "open\nhttp.disconnect\nopen\n")
+        connection.frames.close()
+        await server.until(lambda: server.printed(TASK).endswith("open\nhttp.disconnect\n"))
+        assert await (await edge.connect()).get("fc-3") == (200, b"ok")
+
+    run(settings, scenario)
+
+
+def test_a_request_that_is_given_up_before_its_turn_never_runs(settings: SimulatedSettings) -> None:
+    async def scenario(server: ScriptedServer, edge: Edge) -> None:
+        await begin(server, settings)
+        first, given_up, last = await edge.connect(), await edge.connect(), await edge.connect()
+        await first.begin("fc-1", "/wait")
+        await first.body()
+        await server.until(lambda: server.printed(TASK) == "open\n")
+        await given_up.begin("fc-2", "/hang")
+        await given_up.body()
+        given_up.frames.close()
+        await given_up.frames.closed
+        waiting = asyncio.create_task(last.get("fc-3"))
+        await first.close()
+        first.frames.close()
+        assert await waiting == (200, b"ok")
+        assert "hanging" not in server.printed(TASK)
+
+    run(settings, scenario)
+
+
+def test_a_container_that_leaves_refuses_what_it_has_not_begun(settings: SimulatedSettings) -> None:
+    async def scenario(server: ScriptedServer, edge: Edge) -> None:
+        await begin(server, settings)
+        running, waiting, late = await edge.connect(), await edge.connect(), await edge.connect()
+        await running.begin("fc-1", "/gate")
+        await running.body(b"1", more=True)
+        assert (await running.messages())[0].http_response_start.status == 200
+        await waiting.begin("fc-2")
+        await waiting.body()
+        await waiting.close()
+        await server.send(drain=platform_pb2.DrainTask(task_id=TASK))
+        refused = await waiting.next()
+        assert "takes no more requests" in refused.refused.why
+        assert waiting.taken == 0
+        await late.begin("fc-3")
+        await late.close()
+        assert "takes no more requests" in (await late.next()).refused.why
+        await running.body(b"2")
+        await running.close()
+        assert (await running.messages())[-1].http_response_body.body.endswith(b"done")
+        assert (await server.event("task_exited")).reason == "stopped"
+        # A refused connection is free for the next request.
+        await late.begin("fc-4")
+        await late.close()
+        assert (await late.next()).HasField("refused")
+
+    run(settings, scenario)
+
+
+def test_what_a_container_has_when_it_dies_ends_without_a_result(settings: SimulatedSettings) -> None:
+    async def scenario(server: ScriptedServer, edge: Edge) -> None:
+        await begin(server, settings, slots=2)
+        hanging, dying, waiting = await edge.connect(), await edge.connect(), await edge.connect()
+        await hanging.begin("fc-1", "/hang")
+        await hanging.body()
+        await server.until(lambda: "hanging" in server.printed(TASK))
+        await waiting.begin("fc-3")  # is taken only if the other slot is free for a moment: either end is right
+        await dying.begin("fc-2", "/die")
+        await dying.body()
+        for connection in (hanging, dying):
+            ended = (await connection.next()).ended
+            assert (ended.result, connection.taken) == (b"", 1)
+            assert "exit code 3" in ended.why
+        exited = await server.event("task_exited")
+        assert (exited.reason, exited.exit_code) == ("exited", 3)
+
+    run(settings, scenario)
+
+
+def test_a_request_that_takes_too_long_ends_its_container_and_the_server_hears_of_the_end_alone(
+    settings: SimulatedSettings,
+) -> None:
+    async def scenario(server: ScriptedServer, edge: Edge) -> None:
+        await begin(server, settings, input_timeout_s=1)
+        connection = await edge.connect()
+        await connection.begin("fc-1", "/hang")
+        await connection.body()
+        ended = (await connection.next()).ended
+        result = api_pb2.GenericResult.FromString(ended.result)
+        assert result.status == api_pb2.GenericResult.GENERIC_STATUS_TIMEOUT
+        assert "timeout of 1 s" in result.exception
+        assert (await server.event("task_exited")).reason == "input_timeout"
+        assert not server.all("input_timed_out")
+        assert not server.all("outputs")
+
+    run(settings, scenario)
+
+
+def test_an_app_that_raises_ends_the_request_with_its_exception(settings: SimulatedSettings) -> None:
+    async def scenario(server: ScriptedServer, edge: Edge) -> None:
+        await begin(server, settings)
+        connection = await edge.connect()
+        await connection.begin("fc-1", "/raise")
+        await connection.body()
+        result = api_pb2.GenericResult.FromString((await connection.next()).ended.result)
+        assert result.status == api_pb2.GenericResult.GENERIC_STATUS_FAILURE
+        assert "ValueError('no')" in result.exception
+        await connection.close()
+        assert await connection.get("fc-2") == (200, b"ok")
+
+    run(settings, scenario)
+
+
+def test_a_client_that_does_not_read_makes_the_program_wait(settings: SimulatedSettings) -> None:
+    async def scenario(server: ScriptedServer, edge: Edge) -> None:
+        await begin(server, settings, slots=2)
+        slow, quick = await edge.connect(), await edge.connect()
+        await slow.begin("fc-1", "/much")
+        await slow.body()
+        await slow.close()
+        assert (await slow.messages())[0].http_response_start.status == 200
+        # The other response goes all the way meanwhile; this one stops at what sockets and queues hold.
+        assert (await quick.get("fc-2", "/much"))[1] == bytes(64 << 20)
+        await server.until(lambda: "sent" in server.printed(TASK))
+        assert server.printed(TASK) == "sent\n"
+        while (await slow.next()).HasField("data_out"):
+            pass
+        await server.until(lambda: server.printed(TASK) == "sent\nsent\n")
+
+    run(settings, scenario)
+
+
+def test_a_new_server_is_told_of_the_container_and_its_address_and_of_no_request(settings: SimulatedSettings) -> None:
+    async def scenario(server: ScriptedServer, edge: Edge) -> None:
+        await begin(server, settings)
+        connection = await edge.connect()
+        await connection.begin("fc-1", "/gate")
+        await connection.body(b"1", more=True)
+        assert (await connection.messages())[0].http_response_start.status == 200
+        await server.stop()
+        await server.start()
+        await server.until(lambda: len(server.hellos) == 2)
+        held = server.hellos[1].tasks[0]
+        assert (held.task_id, held.ready, held.address, list(held.inputs)) == (TASK, True, "127.0.0.1", [])
+        await connection.body(b"2")
+        await connection.close()
+        assert (await connection.messages())[-1].http_response_body.body.endswith(b"done")
+
+    run(settings, scenario)
+
+
+def test_what_does_not_begin_with_a_request_is_no_connection_of_the_edge(settings: SimulatedSettings) -> None:
+    async def scenario(server: ScriptedServer, edge: Edge) -> None:
+        await server.until(lambda: server.hellos)
+        connection = await edge.connect()
+        await connection.close()
+        assert await connection.frames.receive() is None
+
+    run(settings, scenario)
+
+
+def test_a_server_of_its_own_is_ready_when_its_port_answers_and_ends_by_its_hooks(settings: SimulatedSettings) -> None:
+    async def scenario(server: ScriptedServer, edge: Edge) -> None:
+        port = unused_port()
+        await server.send(start_task=start_server(settings, port))
+        ready = await server.event("task_ready")
+        _, writer = await asyncio.open_connection(ready.address, port)
+        writer.close()
+        await server.until(lambda: "armed" in server.printed(TASK))  # the client listens to signals
+        await server.send(drain=platform_pb2.DrainTask(task_id=TASK))
+        await server.send(stop_task=platform_pb2.StopTask(task_id=TASK))
+        exited = await server.event("task_exited")
+        assert (exited.reason, exited.exit_code, exited.was_ready) == ("stopped", 0, True)
+        assert "goodbye" in server.printed(TASK)
+
+    run(settings, scenario)
+
+
+def test_a_server_of_its_own_that_never_answers_is_killed(settings: SimulatedSettings) -> None:
+    async def scenario(server: ScriptedServer, edge: Edge) -> None:
+        await server.send(start_task=start_server(settings, unused_port(), listens="", startup_timeout_s=3))
+        exited = await server.event("task_exited")
+        assert (exited.reason, exited.was_ready) == ("startup_timeout", False)
+
+    run(settings, scenario)
+
+
+def test_a_server_of_its_own_that_leaves_has_died(settings: SimulatedSettings) -> None:
+    async def scenario(server: ScriptedServer, edge: Edge) -> None:
+        await server.send(start_task=start_server(settings, port := unused_port(), leaves="yes"))
+        await server.event("task_ready")
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.close()
+        exited = await server.event("task_exited")
+        assert (exited.reason, exited.exit_code, exited.was_ready) == ("exited", 7, True)
+
+    run(settings, scenario)
+
+
+def unused_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return listening.getsockname()[1]
+
+
+def start_server(
+    settings: SimulatedSettings, port: int, *, listens: str = "yes", leaves: str = "", startup_timeout_s: int = 30
+) -> platform_pb2.StartTask:
+    definition = api_pb2.Function(
+        module_name="program",
+        function_name="Own",
+        implementation_name="Own",
+        definition_type=api_pb2.Function.DEFINITION_TYPE_FILE,
+        function_type=api_pb2.Function.FUNCTION_TYPE_FUNCTION,
+        is_server=True,
+        http_config=api_pb2.HTTPConfig(port=port, proxy_regions=["local"]),
+        object_dependencies=[api_pb2.ObjectDependency(object_id="im-1")],
+    )
+    return task_of(
+        definition,
+        *store(settings, SERVER_PROGRAM),
+        server=platform_pb2.ContainerServer(port=port, startup_timeout_s=startup_timeout_s, exit_grace_period_s=1),
+        secrets={"PORT": str(port), "LISTENS": listens, "LEAVES": leaves},
+        startup_timeout_s=1,  # not for those: they take no inputs
+    )

@@ -23,6 +23,7 @@ Received = TypeVar("Received", bound=Message)
 
 MAX_FRAME_BYTES = 256 * 1024 * 1024
 UNREAD_BYTES = 32 * 1024 * 1024  # received and not yet taken: beyond it the other end has to wait
+LAST_WORDS_S = 1.0  # for streams whose listener closes
 WORTH_A_COPY_BYTES = 64 * 1024  # to be written in one piece
 _HEADER = struct.Struct("!I")
 
@@ -108,6 +109,11 @@ class Frames(asyncio.Protocol, Generic[Received]):
         if self._transport is not None:
             self._transport.close()
 
+    def abort(self) -> None:
+        """End the stream at once, whether or not what was sent is through."""
+        if self._transport is not None:
+            self._transport.abort()
+
     # ---- called by the event loop ----
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -160,8 +166,7 @@ class Frames(asyncio.Protocol, Generic[Received]):
 
     def _fail(self, why: str) -> None:
         log.warning("stream_refused", cause=why)
-        if self._transport is not None:
-            self._transport.abort()
+        self.abort()
 
 
 async def connect(path: Path, received: type[Received], unread_bytes: int = UNREAD_BYTES) -> Frames[Received]:
@@ -192,11 +197,15 @@ class Listener(Generic[Received]):
         self._server = await asyncio.get_running_loop().create_unix_server(make, sock=listening)
 
     async def close(self) -> None:
-        """Accept no more, end all streams, and wait for those who serve them."""
+        """Accept no more, end all streams, and wait for those who serve them. Who does not read the last of it in time misses it."""
         if self._server is not None:
             self._server.close()
         for frames in self._streams.values():
             frames.close()
+        if self._streams:
+            await asyncio.wait(self._streams, timeout=LAST_WORDS_S)
+        for frames in self._streams.values():
+            frames.abort()
         if self._streams:
             await asyncio.wait(self._streams)
 
