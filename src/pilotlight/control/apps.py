@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row
 
 from pilotlight.control.environments import Environment, Environments
 from pilotlight.control.functions import Functions
+from pilotlight.control.volume_mounts import metadata_of
 from pilotlight.core import errors, ids
 from pilotlight.store import apps as store
 from pilotlight.store import functions as function_rows
@@ -387,6 +388,8 @@ class Apps:
                 item.function_handle_metadata.CopyFrom((await self._functions.get(object_id)).handle)
             elif ids.has_prefix(object_id, ids.CLASS):
                 item.class_handle_metadata.CopyFrom(api_pb2.ClassHandleMetadata())
+            elif ids.has_prefix(object_id, ids.VOLUME):
+                item.volume_metadata.CopyFrom(await metadata_of(self._database, object_id))
         return layout
 
     async def find_function(self, app_name: str, tag: str, environment_name: str) -> str:

@@ -18,6 +18,15 @@ def checked_mounts(wanted: Sequence[api_pb2.VolumeMount], owner: str) -> list[Vo
     return mounts
 
 
+async def metadata_of(database: Database, volume_id: str) -> api_pb2.VolumeMetadata:
+    """What a container is told of a volume that its program knows; empty where it was deleted."""
+    found = await database.read(lambda connection: store.facts(connection, volume_id))
+    if found is None:
+        return api_pb2.VolumeMetadata()
+    creation = api_pb2.CreationInfo(created_at=found.created_at)
+    return api_pb2.VolumeMetadata(version=found.version, name=found.name or "", creation_info=creation)
+
+
 async def look_up_mounts(database: Database, wanted: Sequence[api_pb2.VolumeMount], owner: str) -> list[platform_pb2.VolumeMount]:
     """For the node; raises NotFound for a volume that was deleted."""
     if not wanted:

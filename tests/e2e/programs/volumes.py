@@ -145,6 +145,8 @@ class Writer:
 
     @modal.method()
     def work(self) -> str:
+        import modal.experimental
+
         modal.experimental.stop_fetching_inputs()
         return "done"
 
