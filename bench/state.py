@@ -18,6 +18,7 @@ from bench.processes import Process, cpu_s
 
 OPERATIONS = ("dict put", "dict get", "queue put", "queue get")
 WARM_UP = 50
+SETTLED_AFTER_S = 1.0  # the last of the consumers' requests has arrived
 
 
 def latencies(client: Process, server_pid: int, name: str, count: int) -> Figures:
@@ -33,6 +34,7 @@ def blocked(client: Process, server_pid: int, consumers: int, seconds: float) ->
     """What clients cost that only wait, and how soon they have what they wait for."""
     idle_ms = _cpu_ms_per_s(server_pid, seconds)
     client.ask(work="block", count=consumers)
+    time.sleep(SETTLED_AFTER_S)
     waiting_ms = _cpu_ms_per_s(server_pid, seconds)
     woken = client.ask(go=True)
     return {
