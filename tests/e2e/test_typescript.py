@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import Platform
-from support.node_programs import TYPESCRIPT, run_checks
+from conftest import Platform, Program
+from support.node_programs import TYPESCRIPT, node_command, node_environment, run_checks
 
 pytestmark = pytest.mark.e2e
 
@@ -23,3 +23,11 @@ def test_checks(deployed: Platform, module: str, subtests: Any) -> None:
     for result in run_checks(module, deployed.environment, deadline_s=240):
         with subtests.test(result["check"]):
             assert result["error"] is None, result["error"]
+
+
+def test_calls_outlive_the_server(deployed: Platform) -> None:
+    program = Program(node_command(TYPESCRIPT / "restart.ts"), node_environment(deployed.environment), 90.0)
+    program.until("running")
+    deployed.kill("server")
+    finished = program.end()
+    assert finished.code == 0 and "returned 13" in finished.out, finished.text
