@@ -18,6 +18,7 @@ from pilotlight.control.edges import Edges
 from pilotlight.control.environments import Environments
 from pilotlight.control.functions import Functions
 from pilotlight.control.garbage import Ages, Garbage
+from pilotlight.control.gpu_tasks import GpuTasks
 from pilotlight.control.image_names import ImageNames
 from pilotlight.control.images import Images
 from pilotlight.control.mounts import Mounts
@@ -156,6 +157,9 @@ class Server:
             secrets=self.secrets,
             output_log=self.output_log,
         )
+        self.gpu_tasks = GpuTasks(
+            tasks=self.tasks, nodes=self.nodes, pools=self.pools, autoscalers=self.autoscalers, output_log=self.output_log
+        )
         self.edges = Edges()
         self.proxy_tokens = ProxyTokens(database=database, environments=self.environments)
         self.web_routes = WebRoutes(
@@ -268,6 +272,7 @@ class Server:
             images=self.images,
             output_log=self.output_log,
             garbage=self.garbage,
+            gpu_tasks=self.gpu_tasks,
             node_token=self.node_token,
             max_containers=self.settings.max_containers_per_node,
         )
@@ -296,7 +301,8 @@ class Server:
 
     def loops(self, chance: random.Random) -> list[Coroutine[Any, Any, None]]:
         """The reconcilers, each to be run as a task."""
-        scale = ScaleLoop(self.pools, self.tasks, self.autoscalers, self.output_log, asyncio.get_running_loop().time)
+        clock = asyncio.get_running_loop().time
+        scale = ScaleLoop(self.pools, self.tasks, self.autoscalers, self.output_log, self.gpu_tasks, clock)
         expire = ExpireLoop(
             apps=self.apps,
             output_log=self.output_log,

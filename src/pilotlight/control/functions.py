@@ -5,7 +5,7 @@ functions (parameters of a class, options) follow the live definition of the fun
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Row
 from pilotlight.control.volume_mounts import checked_mounts
 from pilotlight.control.web_definitions import Naming, follow_addresses, hand_out_addresses
 from pilotlight.core import errors, ids
+from pilotlight.core.gpus import wish as gpu_wish
 from pilotlight.core.labels import Addresses
 from pilotlight.core.retries import RetryPolicy
 from pilotlight.core.schedules import Cron, Period, Schedule, check
@@ -37,6 +38,7 @@ class FunctionRecord:
     parent_id: str | None = None
     params: bytes = b""
     options: bytes = b""
+    alternatives: tuple[api_pb2.Resources, ...] = ()  # what it runs on where the definition's own can't be had, in this order
 
 
 def handle_of(
@@ -116,6 +118,33 @@ def highest_ranked(request: api_pb2.FunctionCreateRequest) -> api_pb2.Function:
         elif getattr(data, name):
             setattr(function, name, getattr(data, name))
     return function
+
+
+def alternatives_of(request: api_pb2.FunctionCreateRequest) -> list[api_pb2.Resources]:
+    """The resources of those that are ranked below the highest (gpu=[…] names several), the more welcome first."""
+    ranked = sorted(request.function_data.ranked_functions, key=lambda ranked: ranked.rank)
+    return [entry.function.resources for entry in ranked[1:]]
+
+
+def check_gpus(name: str, resources: Iterable[api_pb2.Resources]) -> None:
+    """Raise InvalidInput for GPUs that no container can have."""
+    for wanted in resources:
+        try:
+            gpu_wish(wanted.gpu_config.gpu_type, wanted.gpu_config.count)
+        except errors.InvalidInput as error:
+            raise errors.InvalidInput(f"Function {name!r}: {error}") from error
+
+
+def _packed(alternatives: Sequence[api_pb2.Resources]) -> bytes | None:
+    """As a definition's row has them."""
+    data = api_pb2.FunctionData()
+    for rank, resources in enumerate(alternatives, 1):
+        data.ranked_functions.add(rank=rank).function.resources.CopyFrom(resources)
+    return data.SerializeToString() if alternatives else None
+
+
+def _unpacked(data: bytes | None) -> tuple[api_pb2.Resources, ...]:
+    return tuple(entry.function.resources for entry in api_pb2.FunctionData.FromString(data or b"").ranked_functions)
 
 
 def schedule_of(request: api_pb2.FunctionCreateRequest, function: api_pb2.Function) -> api_pb2.Schedule | None:
@@ -199,7 +228,6 @@ def refuse_unbuilt(function: api_pb2.Function) -> None:
     lacking = {
         "sticky sessions (@modal.sessioned)": function.is_sessioned,
         "flash containers (modal.experimental.http_server)": function.HasField("http_config") and not function.is_server,
-        "GPUs": bool(function.resources.gpu_config.gpu_type or function.resources.gpu_config.count),
         "network file systems": bool(function.shared_volume_mounts),
         "bucket mounts": bool(function.cloud_bucket_mounts or function.s3_mounts),
         "proxies": bool(function.proxy_id),
@@ -272,8 +300,10 @@ class Functions:
         """
         function = highest_ranked(request)
         schedule = schedule_of(request, function)
+        alternatives = alternatives_of(request)
         refuse_unbuilt(function)
         checked_mounts(function.volume_mounts, f"Function {function.function_name!r}")
+        check_gpus(function.function_name, (function.resources, *alternatives))
         check_schedule(function, None if for_run else schedule)
         function_id = request.existing_function_id or ids.derived(ids.FUNCTION, request.app_id, function.function_name, key)
         definition_id = ids.derived("de", function_id, key)
@@ -285,6 +315,7 @@ class Functions:
             "definition_id": definition_id,
             "function_id": function_id,
             "function": function.SerializeToString(),
+            "alternatives": _packed(alternatives),
             "schedule": schedule.SerializeToString() if schedule else None,
             "client_version": client_version,
             "created_at": self._now(),
@@ -303,6 +334,7 @@ class Functions:
         base = await self.get(request.function_id)
         changed = with_options(base.definition, request.function_options)
         checked_mounts(changed.volume_mounts, f"Function {base.tag!r}")
+        check_gpus(base.tag, [changed.resources])
         options = _options_of(request)
         bound_id = self.bound_id(base, request)
         handle = api_pb2.FunctionHandleMetadata()
@@ -341,6 +373,7 @@ class Functions:
             before = record.definition_id
             record.handle, record.tag, record.client_version = fresh.handle, fresh.tag, fresh.client_version
             record.definition_id, record.definition = fresh.definition_id, fresh.definition
+            record.alternatives = fresh.alternatives
             if before != record.definition_id:
                 changed.append((record, before))
         return changed
@@ -376,8 +409,11 @@ class Functions:
         definition_id = source.definition_id
         handle = api_pb2.FunctionHandleMetadata.FromString(source.handle)
         follow_addresses(definition, handle, self._addresses)
+        alternatives = _unpacked(source.alternatives)
         if row.options:
-            definition = with_options(definition, api_pb2.FunctionOptions.FromString(row.options))
+            options = api_pb2.FunctionOptions.FromString(row.options)
+            definition = with_options(definition, options)
+            alternatives = () if options.HasField("resources") else alternatives
         return FunctionRecord(
             function_id=row.function_id,
             app_id=row.app_id,
@@ -389,4 +425,5 @@ class Functions:
             parent_id=row.parent_id,
             params=row.params or b"",
             options=row.options or b"",
+            alternatives=alternatives,
         )

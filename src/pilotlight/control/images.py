@@ -14,12 +14,16 @@ import structlog
 from modal_proto import api_pb2
 from sqlalchemy import Connection, Row
 
+from pilotlight.control.build_placement import add_gpus, place_build
 from pilotlight.control.mounts import Mounts
 from pilotlight.control.nodes import Nodes
 from pilotlight.control.secrets import Secrets
 from pilotlight.control.volume_mounts import checked_mounts, look_up_mounts
 from pilotlight.core import errors, ids
+from pilotlight.core.gpus import GpuWish
+from pilotlight.core.gpus import wish as gpu_wish
 from pilotlight.core.images import ImageState
+from pilotlight.core.placement import Unplaced
 from pilotlight.store import garbage
 from pilotlight.store import images as store
 from pilotlight.store.database import Database
@@ -53,6 +57,7 @@ class Build:
     node_id: str = ""
     next_seq: int = 1
     step: str = ""
+    why_waiting: str = ""  # for a node with GPUs
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def wake(self) -> None:
@@ -82,6 +87,8 @@ class Images:
         self._now = now
         self._built: dict[str, BuiltImage] = {}
         self._builds: dict[str, Build] = {}
+        self._starting: set[asyncio.Task[None]] = set()
+        nodes.gpus.on_free.append(self.gpus_free)
 
     @property
     def builds(self) -> list[Build]:
@@ -92,6 +99,7 @@ class Images:
         image = request.image
         _refuse_unbuilt(image)
         checked_mounts(image.volume_mounts, "The image")
+        gpu_wish(image.gpu_config.gpu_type, image.gpu_config.count)  # refuses what no container can have
         builder_version = request.builder_version or self._default_builder_version
         image_id = await self._id_of(image, builder_version, key if request.force_build or request.ignore_cache else "")
         row = {
@@ -146,6 +154,8 @@ class Images:
         parts += [f"secret {secret_id}" for secret_id in sorted(image.secret_ids)]
         parts += [f"volume {mount.mount_path} {mount.volume_id} {mount.sub_path}" for mount in image.volume_mounts]
         parts += [f"argument {name}={value}" for name, value in sorted(image.build_args.items())]
+        if image.gpu_config.gpu_type:
+            parts.append(f"gpu {image.gpu_config.gpu_type}:{image.gpu_config.count}")
         return ids.derived(ids.IMAGE, *parts)
 
     async def row(self, image_id: str) -> Row[*tuple[Any, ...]]:
@@ -178,7 +188,11 @@ class Images:
         try:
             await self._database.write(lambda connection: store.clear_logs(connection, row.image_id))
             command = await self._command(row, ignore_cache=ignore_cache)
-            node = self._nodes.any()
+            node = place_build(self._nodes, row.image_id, _wish_of(row))
+            if isinstance(node, Unplaced):
+                self._say_why(build, node)
+                return
+            add_gpus(self._nodes.gpus, command)
         except errors.PilotlightError as error:
             await self._end(build, platform_pb2.BuildFinished(build_id=row.image_id, error=str(error)))
             return
@@ -246,8 +260,23 @@ class Images:
         written = self._database.write(lambda connection: store.add_logs(connection, [row]))
         written.add_done_callback(lambda _: build.wake())
 
+    def _say_why(self, build: Build, unplaced: Unplaced) -> None:
+        """Tell whoever watches the build, once, what it waits for; it begins when GPUs become free, or with the next node."""
+        if build.why_waiting != unplaced.why:
+            build.why_waiting = unplaced.why
+            line = platform_pb2.BuildProgress(build_id=build.image_id, file_descriptor=1, data=f"The build waits: {unplaced.why}\n")
+            self.progress(line)
+
+    def gpus_free(self) -> None:
+        """Start builds that wait for GPUs."""
+        if any(build.why_waiting and not build.node_id for build in self._builds.values()):
+            starting = asyncio.get_running_loop().create_task(self.node_joined())
+            self._starting.add(starting)
+            starting.add_done_callback(self._starting.discard)
+
     async def finished(self, event: platform_pb2.BuildFinished) -> None:
         """A node is done with a build, for better or worse."""
+        self._nodes.gpus.release(event.build_id)
         if (build := self._builds.get(event.build_id)) is not None:
             await self._end(build, event)
 
@@ -344,10 +373,14 @@ def _log_reply(rows: Sequence[Row[*tuple[Any, ...]]]) -> api_pb2.ImageJoinStream
     return reply
 
 
+def _wish_of(row: Row[*tuple[Any, ...]]) -> GpuWish | None:
+    config = api_pb2.Image.FromString(row.definition).gpu_config
+    return gpu_wish(config.gpu_type, config.count)
+
+
 def _refuse_unbuilt(image: api_pb2.Image) -> None:
     lacking = {
         "running a function while building (Image.run_function)": image.HasField("build_function"),
-        "GPUs in build steps": bool(image.gpu_config.gpu_type or image.gpu_config.count),
     }
     for feature, asked in lacking.items():
         if asked:

@@ -4,10 +4,12 @@ Commands to one node keep their order; those that are ready at the same time tra
 """
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import structlog
 
+from pilotlight.control.gpus import Gpus
 from pilotlight.core import errors
 from pilotlight.wire import platform_pb2
 
@@ -30,6 +32,8 @@ class NodeSession:
     max_containers: int
     web_address: str = ""  # where edges reach its containers
     labels: dict[str, str] = field(default_factory=dict)
+    gpus: Sequence[platform_pb2.GpuDevice] = ()
+    builds: Sequence[platform_pb2.HeldBuild] = ()  # that it had when it came
     outgoing: list[platform_pb2.NodeCommand] = field(default_factory=list)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     along: asyncio.TimerHandle | None = None
@@ -85,6 +89,7 @@ class Nodes:
 
     def __init__(self) -> None:
         self._sessions: dict[str, NodeSession] = {}
+        self.gpus = Gpus()
         self.connected = asyncio.Event()
 
     def add(self, session: NodeSession) -> None:
@@ -92,6 +97,9 @@ class Nodes:
         if (older := self._sessions.get(session.node_id)) is not None:
             older.close()
         self._sessions[session.node_id] = session
+        self.gpus.join(session.node_id, session.gpus)
+        for build in session.builds:
+            self.gpus.keep(build.build_id, session.node_id, build.gpu_uuids)
         self.connected.set()
         log.info("node_connected", node_id=session.node_id, name=session.name)
 
@@ -100,6 +108,7 @@ class Nodes:
         if self._sessions.get(session.node_id) is not session:
             return False
         del self._sessions[session.node_id]
+        self.gpus.leave(session.node_id)
         if not self._sessions:
             self.connected.clear()
         log.warning("node_disconnected", node_id=session.node_id, name=session.name)

@@ -17,13 +17,14 @@ from pilotlight.control.calls import Calls
 from pilotlight.control.images import Images
 from pilotlight.control.live import LiveInput, LiveTask, Pool
 from pilotlight.control.mounts import Mounts
+from pilotlight.control.needs import needs_of
 from pilotlight.control.nodes import Nodes
 from pilotlight.control.output_log import OutputLog
 from pilotlight.control.pools import Pools
 from pilotlight.control.secrets import Secrets
 from pilotlight.control.volume_mounts import look_up_mounts
 from pilotlight.core import errors, ids, retries
-from pilotlight.core.placement import Need, NodeView
+from pilotlight.core.placement import NodeView, Placed
 from pilotlight.core.tasks import TaskEvent, TaskState
 from pilotlight.store import calls as call_rows
 from pilotlight.store import tasks as store
@@ -34,8 +35,6 @@ log = structlog.get_logger()
 
 Result = api_pb2.GenericResult
 
-DEFAULT_MILLI_CPU = 125
-DEFAULT_MEMORY_MIB = 128
 DEFAULT_INPUT_TIMEOUT_S = 300
 DEFAULT_STARTUP_TIMEOUT_S = 300
 GRACE_PERIOD_S = 10  # for a container that was asked to end
@@ -113,25 +112,30 @@ class Tasks:
                     max_containers=node.max_containers,
                     starting=sum(task.state is TaskState.STARTING for task in here),
                     max_starting=node.max_starting,
+                    gpus=self._nodes.gpus.totals(node.node_id),
+                    free_gpus=self._nodes.gpus.free(node.node_id),
+                    failed_gpus=self._nodes.gpus.failed(node.node_id),
                 )
             )
         return views
 
     # ---- starting and stopping ----
 
-    def reserve(self, pool: Pool, node_id: str) -> LiveTask:
-        """Take the place of one more container on a node."""
-        need = need_of(pool.definition)
+    def reserve(self, pool: Pool, placed: Placed) -> LiveTask:
+        """Take the place of one more container on a node, and the GPUs there."""
+        need = needs_of(pool.function)[placed.rank]
         task = LiveTask(
             task_id=ids.new(ids.TASK),
             pool=pool,
-            node_id=node_id,
+            node_id=placed.node_id,
             definition_id=pool.function.definition_id,
             milli_cpu=need.milli_cpu,
             memory_mib=need.memory_mib,
             created_at=self._now(),
             slots=pool.concurrency * max(1, pool.batch_size),
         )
+        if need.gpu is not None:
+            self._nodes.gpus.take(task.task_id, placed.node_id, placed.gpu_kind, need.gpu.count)
         self._live[task.task_id] = task
         pool.tasks[task.task_id] = task
         return task
@@ -154,6 +158,7 @@ class Tasks:
             "created_at": task.created_at,
             "milli_cpu": task.milli_cpu,
             "memory_mib": task.memory_mib,
+            "gpu_uuids": list(command.gpu_uuids),
         }
         self._database.write(lambda connection: store.insert_task(connection, row))
         if self._nodes.get(node_id) is None or task.state is not TaskState.STARTING:
@@ -177,6 +182,7 @@ class Tasks:
             app_layout=await self._apps.layout(pool.function.app_id, dependencies),
         )
         resources = function.resources
+        gpus = self._nodes.gpus.held_by(task.task_id)
         return platform_pb2.StartTask(
             task_id=task.task_id,
             arguments=arguments.SerializeToString(),
@@ -203,6 +209,8 @@ class Tasks:
             grace_period_s=GRACE_PERIOD_S,
             single_use=pool.single_use,
             server=server_of(function),
+            gpu_uuids=gpus.uuids if gpus is not None else (),
+            gpu_kind=self._nodes.gpus.kind_of(task.node_id, gpus.uuids) if gpus is not None else "",
         )
 
     def stop(self, task: LiveTask, reason: str, *, force: bool = False) -> None:
@@ -317,6 +325,7 @@ class Tasks:
 
     async def exited(self, event: platform_pb2.TaskExited) -> None:
         """A container is gone: give back what it held, learn from it, close its books."""
+        self._nodes.gpus.release(event.task_id)
         task = self._live.pop(event.task_id, None)
         if task is None:
             return
@@ -418,6 +427,7 @@ class Tasks:
         unknown: list[str] = []
         for kept in held:
             task = self._live.get(kept.task_id)
+            self._nodes.gpus.keep(kept.task_id, node_id, kept.gpu_uuids)  # until it has ended, even if nobody knows it
             if task is None:
                 unknown.append(kept.task_id)
                 continue
@@ -463,6 +473,7 @@ class Tasks:
                 created_at=row.created_at,
                 slots=pool.concurrency * max(1, pool.batch_size),
             )
+            self._nodes.gpus.keep(task.task_id, task.node_id, row.gpu_uuids)
             self._live[task.task_id] = task
             pool.tasks[task.task_id] = task
 
@@ -472,11 +483,6 @@ class Tasks:
             task.stop_reason = task.stop_reason or "lost with its node"
             lost = platform_pb2.TaskExited(task_id=task.task_id, exit_code=137, reason="lost", message="its node agent went away")
             await self.exited(lost)
-
-
-def need_of(function: api_pb2.Function) -> Need:
-    """What placement accounts for: the request, or upstream's default."""
-    return Need(function.resources.milli_cpu or DEFAULT_MILLI_CPU, function.resources.memory_mb or DEFAULT_MEMORY_MIB)
 
 
 def server_of(function: api_pb2.Function) -> platform_pb2.ContainerServer | None:

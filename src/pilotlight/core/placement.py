@@ -32,8 +32,9 @@ class NodeView:
     max_containers: int = 200
     starting: int = 0
     max_starting: int = 4
-    gpus: dict[str, int] = field(default_factory=dict[str, int])  # by kind, with the shares of each
-    free_gpus: dict[str, int] = field(default_factory=dict[str, int])
+    gpus: dict[str, int] = field(default_factory=dict[str, int])  # devices by kind, less those that have failed
+    free_gpus: dict[str, int] = field(default_factory=dict[str, int])  # of those, with a share that nobody has
+    failed_gpus: dict[str, int] = field(default_factory=dict[str, int])
     labels: dict[str, str] = field(default_factory=dict[str, str])
     cordoned: bool = False  # takes nothing new
 
@@ -140,11 +141,17 @@ def _size(need: Need) -> str:
 
 
 def _inventory(nodes: Sequence[NodeView]) -> str:
+    there = ", ".join(_totals(node.gpus for node in nodes)) or "no GPU"
+    failed = ", ".join(_totals(node.failed_gpus for node in nodes))
+    return f"{there} ({failed} failed)" if failed else there
+
+
+def _totals(numbers: Iterable[Mapping[str, int]]) -> list[str]:
     totals: dict[str, int] = {}
-    for node in nodes:
-        for kind, count in node.gpus.items():
+    for by_kind in numbers:
+        for kind, count in by_kind.items():
             totals[kind] = totals.get(kind, 0) + count
-    return ", ".join(f"{count}×{kind}" for kind, count in sorted(totals.items())) or "no GPU"
+    return [f"{count}×{kind}" for kind, count in sorted(totals.items())]
 
 
 def _why_never(nodes: Sequence[NodeView], needs: Sequence[Need]) -> str:

@@ -8,10 +8,12 @@ import structlog
 from modal_proto import api_pb2
 
 from pilotlight.control.autoscalers import Autoscalers
+from pilotlight.control.gpu_tasks import GpuTasks
 from pilotlight.control.live import LiveTask, Pool
+from pilotlight.control.needs import needs_of
 from pilotlight.control.output_log import OutputLog
 from pilotlight.control.pools import Pools
-from pilotlight.control.tasks import Tasks, need_of
+from pilotlight.control.tasks import Tasks
 from pilotlight.core import scaling
 from pilotlight.core.placement import Unplaced, place
 from pilotlight.core.tasks import TaskState
@@ -37,12 +39,19 @@ class ScaleLoop:
     calm_s = 0.01
 
     def __init__(
-        self, pools: Pools, tasks: Tasks, autoscalers: Autoscalers, output_log: OutputLog, clock: Callable[[], float]
+        self,
+        pools: Pools,
+        tasks: Tasks,
+        autoscalers: Autoscalers,
+        output_log: OutputLog,
+        gpu_tasks: GpuTasks,
+        clock: Callable[[], float],
     ) -> None:
         self._pools = pools
         self._autoscalers = autoscalers
         self._tasks = tasks
         self._output_log = output_log
+        self._gpu_tasks = gpu_tasks
         self._clock = clock
         self._timers: dict[Pool, asyncio.TimerHandle] = {}
         self._starting: set[asyncio.Task[None]] = set()
@@ -81,17 +90,18 @@ class ScaleLoop:
             self._timers[pool] = asyncio.get_running_loop().call_later(look_again_s, self._pools.touch, pool)
 
     def _start(self, pool: Pool, count: int, report: Report) -> None:
-        need = need_of(pool.definition)
+        needs = needs_of(pool.function)
         if pool.startup_failures and any(task.state is TaskState.STARTING for task in pool.tasks.values()):
             return
         for _ in range(count):
-            placed = place(self._tasks.node_views(), need)
+            placed = place(self._tasks.node_views(), needs)
             if isinstance(placed, Unplaced):
                 report.unplaced += 1
+                report.drained += self._gpu_tasks.make_room(needs)
                 self._say_why(pool, placed)
                 return
             pool.why_waiting = ""
-            task = self._tasks.reserve(pool, placed.node_id)
+            task = self._tasks.reserve(pool, placed)
             starting = asyncio.get_running_loop().create_task(self._tasks.start(task))
             self._starting.add(starting)
             starting.add_done_callback(self._starting.discard)

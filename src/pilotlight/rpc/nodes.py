@@ -7,6 +7,7 @@ from typing import Any
 import structlog
 
 from pilotlight.control.garbage import Garbage
+from pilotlight.control.gpu_tasks import GpuTasks
 from pilotlight.control.images import Images
 from pilotlight.control.nodes import NodeSession
 from pilotlight.control.output_log import OutputLog, Printed
@@ -34,6 +35,7 @@ class NodeService:
         images: Images,
         output_log: OutputLog,
         garbage: Garbage,
+        gpu_tasks: GpuTasks,
         node_token: bytes,
         max_containers: int,
     ) -> None:
@@ -42,6 +44,7 @@ class NodeService:
         self._images = images
         self._output_log = output_log
         self._garbage = garbage
+        self._gpu_tasks = gpu_tasks
         self._node_token = node_token
         self._max_containers = max_containers
 
@@ -66,6 +69,8 @@ class NodeService:
             max_containers=self._max_containers,
             labels=dict(hello.labels),
             web_address=hello.web_address,
+            gpus=list(hello.gpus),
+            builds=list(hello.builds),
         )
         session.send(platform_pb2.NodeCommand(welcome=platform_pb2.Welcome()))
         try:
@@ -81,7 +86,7 @@ class NodeService:
         try:
             while True:
                 for event in events:
-                    self._handle(event, work)
+                    self._handle(session, event, work)
                 message = await frames.receive()
                 if message is None or session.closed:
                     return
@@ -92,7 +97,7 @@ class NodeService:
             if work:
                 await asyncio.wait(work)
 
-    def _handle(self, event: platform_pb2.NodeEvent, work: set[asyncio.Task[None]]) -> None:
+    def _handle(self, session: NodeSession, event: platform_pb2.NodeEvent, work: set[asyncio.Task[None]]) -> None:
         """Act on an event. What has to wait for the disk goes on by itself, in the order in which it began."""
         kind = event.WhichOneof("event")
         match kind:
@@ -108,6 +113,8 @@ class NodeService:
                 self._logs(event.logs)
             case "layers_collected":
                 self._garbage.layers_collected(event.layers_collected)
+            case "gpu_health":
+                self._gpu_tasks.failed(session.node_id, event.gpu_health)
             case "build_progress":
                 self._images.progress(event.build_progress)
             case "outputs":

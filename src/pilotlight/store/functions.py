@@ -40,6 +40,7 @@ def function_with_definition(connection: Connection, function_id: str) -> Row[*t
             functions.c.params,
             functions.c.options,
             definitions.c.function,
+            definitions.c.alternatives,
             definitions.c.schedule,
             definitions.c.client_version,
         )

@@ -14,6 +14,7 @@ from pilotlight.control.live import LiveCall, LiveTask, Pool
 from pilotlight.control.nodes import NodeSession
 from pilotlight.control.outputs import Outputs, Wish
 from pilotlight.core import ids
+from pilotlight.core.placement import Placed
 from pilotlight.server import Server
 from pilotlight.store import images as image_rows
 from pilotlight.wire import platform_pb2
@@ -139,7 +140,7 @@ class FakeNode:
 
     async def start(self, function_id: str) -> LiveTask:
         """A container of a function that has been sent here, and is not ready yet."""
-        task = self._tasks.reserve(await self._heart.pool(function_id), self.node_id)
+        task = self._tasks.reserve(await self._heart.pool(function_id), Placed(self.node_id))
         await self._tasks.start(task)
         return task
 

@@ -48,7 +48,8 @@ class FakeEdge:
 
 def scaler(heart: Heart) -> ScaleLoop:
     server = heart.server
-    return ScaleLoop(server.pools, server.tasks, server.autoscalers, server.output_log, asyncio.get_running_loop().time)
+    clock = asyncio.get_running_loop().time
+    return ScaleLoop(server.pools, server.tasks, server.autoscalers, server.output_log, server.gpu_tasks, clock)
 
 
 async def scale(heart: Heart, loop: ScaleLoop, node: FakeNode) -> list[str]:

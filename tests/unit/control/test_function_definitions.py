@@ -76,8 +76,6 @@ def test_retries_come_in_milliseconds() -> None:
     [
         (api_pb2.Function(is_server=True, is_sessioned=True), "sticky sessions"),
         (api_pb2.Function(http_config={"port": 8000}), "modal.experimental.http_server"),
-        (api_pb2.Function(resources={"gpu_config": {"gpu_type": "H100"}}), "GPUs"),
-        (api_pb2.Function(volume_mounts=[{"volume_id": "vo-1"}]), "volumes"),
         (api_pb2.Function(is_builder_function=True), "Image.run_function"),
     ],
 )
