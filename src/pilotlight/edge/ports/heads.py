@@ -125,6 +125,8 @@ def _without_authority(target: bytes, host: bytes) -> tuple[bytes, bytes]:
     if not found or scheme.lower() not in (b"http", b"https"):
         raise BadHead(400, "the request's target is neither a path nor a URL")
     end = next((i for i, byte in enumerate(rest) if byte in b"/?#"), len(rest))
+    if not end:
+        raise BadHead(400, "the request's target is a URL without a host")
     path = rest[end:]
     return (path if path.startswith(b"/") else b"/" + path), rest[:end]
 
