@@ -198,6 +198,7 @@ class Server:
             nodes=self.nodes,
             images=self.images,
             schedules=self.schedules,
+            garbage=self.garbage,
             webhooks=self.webhook_deliveries,
         )
         self.apps.is_busy = lambda app_id: self.calls.is_busy(app_id) or self.web_routes.serves(app_id)

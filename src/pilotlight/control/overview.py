@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from pilotlight.control.apps import Apps
 from pilotlight.control.calls import Calls
+from pilotlight.control.garbage import Garbage
 from pilotlight.control.images import Images
 from pilotlight.control.nodes import Nodes
 from pilotlight.control.pools import Pools
@@ -37,6 +38,7 @@ class Overview(Collector):
         nodes: Nodes,
         images: Images,
         schedules: Schedules,
+        garbage: Garbage,
         webhooks: WebhookDeliveries,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -47,6 +49,7 @@ class Overview(Collector):
         self._nodes = nodes
         self._images = images
         self._schedules = schedules
+        self._garbage = garbage
         self._webhooks = webhooks
         self._now = now
         self._started_at = now()
@@ -167,6 +170,12 @@ class Overview(Collector):
         yield CounterMetricFamily(
             "pilotlight_schedules_missed", "Due times that passed while the platform was down", value=self._schedules.missed_total
         )
+        removed = CounterMetricFamily("pilotlight_garbage_removed", "What the sweeper removed since the start", labels=["kind"])
+        freed = CounterMetricFamily("pilotlight_garbage_freed_bytes", "Bytes that this gave back", labels=["kind"])
+        for kind, (count, size_bytes) in self._garbage.removed.items():
+            removed.add_metric([kind], count)
+            freed.add_metric([kind], size_bytes)
+        yield from (removed, freed)
         yield CounterMetricFamily(
             "pilotlight_task_seconds", "Seconds of containers that have ended", value=self._tasks.seconds_total
         )

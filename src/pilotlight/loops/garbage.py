@@ -4,12 +4,14 @@ import asyncio
 
 from pilotlight.control.garbage import Collected, Garbage
 
+INTERVAL_S = 3600.0
+
 
 class GarbageLoop:
     """Removes what nothing refers to any more."""
 
     name = "garbage"
-    interval_s = 3600.0
+    interval_s = INTERVAL_S
     calm_s = 0.0
 
     def __init__(self, garbage: Garbage) -> None:
