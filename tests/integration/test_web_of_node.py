@@ -50,12 +50,6 @@ async def events(receive, send):
     for number in range(20):
         await send({"type": "http.response.body", "body": f"data: {number}\\n\\n".encode(), "more_body": number < 19})
 
-async def much(receive, send):
-    await respond(send, b"", more=True)
-    for number in range(8192):
-        await send({"type": "http.response.body", "body": bytes(8192), "more_body": number < 8191})
-    print("sent", flush=True)
-
 async def await_end(receive, send):
     await receive()
     print("open", flush=True)
@@ -95,7 +89,7 @@ async def echo(receive, send):
         await send({"type": "websocket.send", "text": message["text"].upper()})
     print(message["type"], message.get("code"), flush=True)
 
-PATHS = {"/": say_ok, "/count": count, "/events": events, "/much": much, "/wait": await_end, "/meet": meet, "/hang": hang,
+PATHS = {"/": say_ok, "/count": count, "/events": events, "/wait": await_end, "/meet": meet, "/hang": hang,
          "/die": die, "/raise": raises, "/gate": gate}
 
 @app.function(image=plain)
@@ -465,25 +459,6 @@ def test_an_app_that_raises_ends_the_request_with_its_exception(settings: Simula
         assert "ValueError('no')" in result.exception
         await connection.close()
         assert await connection.get("fc-2") == (200, b"ok")
-
-    run(settings, scenario)
-
-
-def test_a_client_that_does_not_read_makes_the_program_wait(settings: SimulatedSettings) -> None:
-    async def scenario(server: ScriptedServer, edge: Edge) -> None:
-        await begin(server, settings, slots=2)
-        slow, quick = await edge.connect(), await edge.connect()
-        await slow.begin("fc-1", "/much")
-        await slow.body()
-        await slow.close()
-        assert (await slow.messages())[0].http_response_start.status == 200
-        # The other response goes all the way meanwhile; this one stops at what sockets and queues hold.
-        assert (await quick.get("fc-2", "/much"))[1] == bytes(64 << 20)
-        await server.until(lambda: "sent" in server.printed(TASK))
-        assert server.printed(TASK) == "sent\n"
-        while (await slow.next()).HasField("data_out"):
-            pass
-        await server.until(lambda: server.printed(TASK) == "sent\nsent\n")
 
     run(settings, scenario)
 

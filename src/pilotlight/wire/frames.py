@@ -43,7 +43,9 @@ class Frames(asyncio.Protocol, Generic[Received]):
         self._type = received
         self._opened = opened
         self._unread_limit = unread_bytes
-        self._buffer = bytearray()
+        self._parts: list[bytes] = []  # of what has come and is no whole frame yet
+        self._parts_bytes = 0
+        self._wanted_bytes = _HEADER.size  # to go on with: joined only then, so that a large frame is copied once
         self._messages: deque[tuple[Received, int]] = deque()
         self._unread_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -122,26 +124,32 @@ class Frames(asyncio.Protocol, Generic[Received]):
             self._opened(self)
 
     def data_received(self, data: bytes) -> None:
-        self._buffer += data
+        self._parts.append(data)
+        self._parts_bytes += len(data)
+        if self._parts_bytes < self._wanted_bytes:
+            return
+        whole = memoryview(b"".join(self._parts) if len(self._parts) > 1 else data)
         taken = 0
-        while len(self._buffer) - taken >= _HEADER.size:
-            (size,) = _HEADER.unpack_from(self._buffer, taken)
+        self._wanted_bytes = _HEADER.size
+        while len(whole) - taken >= _HEADER.size:
+            (size,) = _HEADER.unpack_from(whole, taken)
             if size > MAX_FRAME_BYTES:
                 self._fail(f"a frame of {size} bytes; the limit is {MAX_FRAME_BYTES}")
                 return
             begin, end = taken + _HEADER.size, taken + _HEADER.size + size
-            if len(self._buffer) < end:
+            if len(whole) < end:
+                self._wanted_bytes = _HEADER.size + size
                 break
             try:
-                with memoryview(self._buffer) as view:  # while there is one the buffer keeps its size
-                    message = self._type.FromString(view[begin:end])  # pyright: ignore[reportArgumentType] - any buffer will do
+                message = self._type.FromString(whole[begin:end])  # pyright: ignore[reportArgumentType] - any buffer will do
             except DecodeError as error:
                 self._fail(f"a frame that is no {self._type.DESCRIPTOR.name}: {error}")
                 return
             self._messages.append((message, size))
             self._unread_bytes += size
             taken = end
-        del self._buffer[:taken]
+        self._parts = [bytes(whole[taken:])] if taken < len(whole) else []
+        self._parts_bytes = len(whole) - taken
         if self._unread_bytes > self._unread_limit and self._reading and self._transport is not None:
             self._reading = False
             self._transport.pause_reading()
@@ -197,7 +205,7 @@ class Listener(Generic[Received]):
         self._server = await asyncio.get_running_loop().create_unix_server(make, sock=listening)
 
     async def close(self) -> None:
-        """Accept no more, end all streams, and wait for those who serve them. Who does not read the last of it in time misses it."""
+        """Accept no more, end all streams, and wait for those who serve them; who does not read in time misses the rest."""
         if self._server is not None:
             self._server.close()
         for frames in self._streams.values():

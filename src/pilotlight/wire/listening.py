@@ -4,6 +4,7 @@ HTTP/2's usual 100 streams a connection are too few for a client that runs hundr
 """
 
 from collections.abc import Collection
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from grpclib.config import Configuration
@@ -11,6 +12,7 @@ from grpclib.encoding.base import CodecBase, StatusDetailsCodecBase
 from grpclib.server import Server as GrpclibServer
 from h2.settings import SettingCodes
 
+from pilotlight.wire.bulk import FRAME_BYTES, BulkStream
 from pilotlight.wire.corked import Corked
 from pilotlight.wire.status import StatusDetails
 
@@ -69,7 +71,9 @@ class Server(GrpclibServer):
             connection_made(transport)
             self._transports.add(transport)
             h2_connection = protocol.connection._connection  # pyright: ignore[reportPrivateUsage]
-            h2_connection.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: STREAMS_PER_CONNECTION})
+            ours = {SettingCodes.MAX_CONCURRENT_STREAMS: STREAMS_PER_CONNECTION, SettingCodes.MAX_FRAME_SIZE: FRAME_BYTES}
+            h2_connection.update_settings(ours)
+            protocol.connection.create_stream = partial(BulkStream, protocol.connection, h2_connection, transport)
             protocol.connection.flush()
 
         def forget(error: BaseException | None) -> None:
