@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from pilotlight.config import Settings
+from pilotlight.config import SETTINGS_FILE, Settings
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
@@ -113,6 +113,11 @@ class Platform:
 
     def status(self) -> dict[str, Any]:
         return json.loads(self.control("status", "--json"))
+
+    @property
+    def web_port(self) -> int:
+        """Where HTTP is served."""
+        return Settings.load(self.settings.run_dir / SETTINGS_FILE).web_port
 
     def pid(self, process: str) -> int:
         return self.status()["processes"][process]
