@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pilotlight.core.gpus import parse_inventory, parse_shares
 
 RUN_ROOT = Path("/run")
 SETTINGS_FILE = "settings.json"
@@ -48,6 +50,16 @@ def _absolute(path: str | Path) -> Path:
 
 def _absolute_or_none(path: str | Path | None) -> Path | None:
     return _absolute(path) if path else None
+
+
+def _inventory(text: str) -> str:
+    parse_inventory(text)
+    return text
+
+
+def _shares(text: str) -> str:
+    parse_shares(text)
+    return text
 
 
 class Settings(BaseSettings):
@@ -86,6 +98,8 @@ class Settings(BaseSettings):
     max_containers_per_node: int = 200
     milli_cpu: int = 0  # what this node offers to containers; 0: all there is
     memory_mib: int = 0
+    gpus: Annotated[str, AfterValidator(_inventory)] = ""  # "A10G:2,H100:8": declared; "none"; empty: those that the driver knows
+    gpu_share: Annotated[str, AfterValidator(_shares)] = ""  # "A10G=4": so many containers share one; empty: none is shared
     main_module: str = "pilotlight.main"  # what the supervisor runs as server, edge and node; tests put a stub here
 
     @property

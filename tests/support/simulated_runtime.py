@@ -23,8 +23,9 @@ from pilotlight.images.local import LocalImages
 from pilotlight.images.mounts import LocalContent, Mounts
 from pilotlight.images.steps import Say
 from pilotlight.images.surroundings import Surroundings
-from pilotlight.node.agent import Agent
+from pilotlight.node.agent import Agent, node_id_of
 from pilotlight.node.garbage import NodeGarbage
+from pilotlight.node.gpus import GpuRuntime, Gpus
 from pilotlight.node.output import OutputPipe
 from pilotlight.node.packing import Packed
 from pilotlight.wire import platform_pb2
@@ -188,10 +189,13 @@ class SimulatedBuilder:
         )
 
 
-def simulated_agent(settings: Settings, directory: Path, runtime: SimulatedRuntime | None = None) -> Agent:
+def simulated_agent(
+    settings: Settings, directory: Path, runtime: SimulatedRuntime | None = None, gpus: Gpus | None = None
+) -> Agent:
     """An agent whose containers live below `directory`; run it as a task, cancel that to end all its containers."""
     runtime = runtime or SimulatedRuntime(directory)
     packer = SimulatedPacker(settings)
     layers = LayerStore(settings.layers_dir)
     garbage = NodeGarbage(layers, LocalImages(settings, layers), packer.mounts)
-    return Agent(settings, runtime, packer, SimulatedBuilder(), Surroundings(), garbage)
+    gpus = gpus or Gpus.open(settings, node_id_of(settings))
+    return Agent(settings, GpuRuntime(runtime, gpus), packer, SimulatedBuilder(), Surroundings(), garbage, gpus)

@@ -29,7 +29,25 @@ Document = dict[str, Any]
 
 # Title, key in the document, and header → field for each table of the server's document.
 TABLES: tuple[tuple[str, str, Mapping[str, str]], ...] = (
-    ("Nodes", "nodes", {"Node": "name", "State": "state", "mCPU": "milli_cpu", "MiB": "memory_mib", "Containers": "containers"}),
+    (
+        "Nodes",
+        "nodes",
+        {"Node": "name", "State": "state", "mCPU": "milli_cpu", "MiB": "memory_mib", "GPUs": "gpus", "Containers": "containers"},
+    ),
+    (
+        "GPUs",
+        "gpus",
+        {
+            "GPU": "uuid",
+            "Kind": "kind",
+            "MiB": "memory_mib",
+            "Node": "node_name",
+            "State": "state",
+            "Used": "used",
+            "Of": "shares",
+            "By": "used_by",
+        },
+    ),
     (
         "Apps",
         "apps",

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from pilotlight.control.apps import Apps
 from pilotlight.control.calls import Calls
 from pilotlight.control.garbage import Garbage
+from pilotlight.control.gpus import GpuState
 from pilotlight.control.images import Images
 from pilotlight.control.nodes import Nodes
 from pilotlight.control.pools import Pools
@@ -74,9 +75,11 @@ class Overview(Collector):
                     "milli_cpu": node.milli_cpu,
                     "memory_mib": node.memory_mib,
                     "containers": sum(task.node_id == node.node_id for task in tasks),
+                    "gpus": ", ".join(f"{count}×{kind}" for kind, count in self._nodes.gpus.totals(node.node_id).items()),
                 }
                 for node in self._nodes.all()
             ],
+            "gpus": [self._gpu(gpu, names) for gpu in self._nodes.gpus.all()],
             "apps": [
                 {
                     "app_id": app.app_id,
@@ -130,6 +133,24 @@ class Overview(Collector):
             "builds": [{"image_id": build.image_id, "state": "building", "step": build.step} for build in self._images.builds],
         }
 
+    def _gpu(self, gpu: GpuState, names: Mapping[str, str]) -> dict[str, Any]:
+        used_by: list[str] = []
+        for holder in gpu.holders:
+            task = self._tasks.get(holder)
+            what = f"{self._apps.title(task.pool.function.app_id)}.{task.pool.function.tag}" if task is not None else "image build"
+            used_by.append(f"{what} ({holder})")
+        return {
+            "uuid": gpu.device.uuid,
+            "kind": gpu.device.kind,
+            "memory_mib": gpu.device.memory_mib,
+            "node": gpu.node_id,
+            "node_name": names.get(gpu.node_id, gpu.node_id),
+            "state": f"failed: {gpu.problem}" if gpu.problem else "used" if gpu.holders else "free",
+            "used": len(gpu.holders),
+            "shares": gpu.device.shares,
+            "used_by": ", ".join(used_by),
+        }
+
     def _why(self, pool: Any) -> str:
         if pool.why_waiting:
             return pool.why_waiting
@@ -153,6 +174,7 @@ class Overview(Collector):
         yield GaugeMetricFamily("pilotlight_calls_live", "Function calls held in memory", value=calls)
         yield GaugeMetricFamily("pilotlight_inputs_unfinished", "Inputs without an output", value=inputs)
         yield GaugeMetricFamily("pilotlight_nodes", "Connected nodes", value=len(self._nodes.all()))
+        yield from self._gpu_metrics()
         yield GaugeMetricFamily("pilotlight_apps", "Apps that have not stopped", value=len(self._apps.all()))
         yield GaugeMetricFamily("pilotlight_image_builds", "Images being built", value=len(self._images.builds))
         containers = GaugeMetricFamily("pilotlight_containers", "Containers by state", labels=["state"])
@@ -187,6 +209,21 @@ class Overview(Collector):
             "pilotlight_webhook_deliveries_pending",
             "Webhook deliveries still to be made",
             value=self._webhooks.pending,
+        )
+
+    def _gpu_metrics(self) -> Iterable[Metric]:
+        there = GaugeMetricFamily("pilotlight_gpus", "GPUs of the connected nodes", labels=["kind"])
+        used = GaugeMetricFamily("pilotlight_gpus_used", "GPUs that somebody has", labels=["kind"])
+        failed = GaugeMetricFamily("pilotlight_gpus_failed", "GPUs that nobody gets any more", labels=["kind"])
+        gpus = self._nodes.gpus.all()
+        for kind in sorted({gpu.device.kind for gpu in gpus}):
+            mine = [gpu for gpu in gpus if gpu.device.kind == kind]
+            there.add_metric([kind], len(mine))
+            used.add_metric([kind], sum(bool(gpu.holders) for gpu in mine))
+            failed.add_metric([kind], sum(bool(gpu.problem) for gpu in mine))
+        yield from (there, used, failed)
+        yield CounterMetricFamily(
+            "pilotlight_gpu_failures", "GPUs that have failed since the start", value=self._nodes.gpus.failures_total
         )
 
 

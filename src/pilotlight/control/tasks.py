@@ -210,7 +210,6 @@ class Tasks:
             single_use=pool.single_use,
             server=server_of(function),
             gpu_uuids=gpus.uuids if gpus is not None else (),
-            gpu_kind=self._nodes.gpus.kind_of(task.node_id, gpus.uuids) if gpus is not None else "",
         )
 
     def stop(self, task: LiveTask, reason: str, *, force: bool = False) -> None:

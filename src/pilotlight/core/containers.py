@@ -18,7 +18,7 @@ class Bind:
     """A file or directory of the host that a container sees at `target`.
 
     `inside` is a path below `source` that programs may change at any time: no link is followed on it, and what is missing is made.
-    With `needs_ids` the container must be able to own what is there, or it can't start.
+    With `needs_ids` the container must be able to own what is there, or it can't start. With `is_device` it is a device node.
     """
 
     source: Path
@@ -26,6 +26,7 @@ class Bind:
     read_only: bool = True
     inside: tuple[str, ...] = ()
     needs_ids: bool = False
+    is_device: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,17 @@ class Link:
 
     path: str
     target: str
+
+
+@dataclass(frozen=True)
+class Hook:
+    """A program of the host that the OCI runtime runs at a point of a container's life; `timeout_s` 0: no limit."""
+
+    point: str  # "createContainer" and the like, as the runtime specification names them
+    path: str
+    args: tuple[str, ...]
+    env: tuple[str, ...] = ()
+    timeout_s: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,8 @@ class ContainerSpec:
     pids_limit: int = 4096
     block_network: bool = False
     upper: Path | None = None
+    gpus: tuple[str, ...] = ()  # uuids
+    hooks: tuple[Hook, ...] = ()
 
 
 @dataclass(frozen=True)

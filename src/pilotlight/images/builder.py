@@ -203,6 +203,8 @@ class _Build:
         definition: list[Any] = [instruction.name, args, dict(state.env), state.workdir, state.user]
         if request.volumes:
             definition.append(sorted([mount.mount_path, mount.volume_id, *mount.sub_path] for mount in request.volumes))
+        if request.gpu_uuids:
+            definition.append(["gpus", request.gpu_kind, len(request.gpu_uuids)])
         layer_id = step_id(state.layers, definition, secrets=secrets, build_args=dict(state.args), salt=self._salt)
         below = self._layers.paths(state.layers)
         home = await asyncio.to_thread(_home, below, state.user)
@@ -210,7 +212,8 @@ class _Build:
 
         async def fill(content: Path) -> None:
             network = instruction.flag("network") == "none"
-            command = Command(below, args, env, state.workdir or "/", state.user, content, network, self._volumes)
+            gpus = tuple(request.gpu_uuids)
+            command = Command(below, args, env, state.workdir or "/", state.user, content, network, self._volumes, gpus)
             await self._steps.check(command, instruction.text, self._say)
 
         return await self._made(state, layer_id, instruction.text, fill)

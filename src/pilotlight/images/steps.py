@@ -42,6 +42,7 @@ class Command:
     upper: Path | None = None
     block_network: bool = False
     binds: tuple[Bind, ...] = ()
+    gpus: tuple[str, ...] = ()  # uuids
 
 
 class Steps:
@@ -67,6 +68,7 @@ class Steps:
             memory_limit_mib=self._memory_limit_mib,
             block_network=command.block_network,
             upper=command.upper,
+            gpus=command.gpus,
         )
         container = await self._runtime.start(spec, output.receive)
         try:

@@ -28,6 +28,7 @@ from pilotlight.images.surroundings import Surroundings, surroundings_of
 from pilotlight.node.builds import Builds, ImageBuilder
 from pilotlight.node.garbage import NodeGarbage
 from pilotlight.node.gateway import Gateway, prepare_directory
+from pilotlight.node.gpus import GpuRuntime, Gpus
 from pilotlight.node.link import Link
 from pilotlight.node.outbox import Outbox
 from pilotlight.node.packing import ImagePacker, Packer, spec_of
@@ -56,6 +57,7 @@ class Agent:
         builder: ImageBuilder,
         surroundings: Surroundings,
         garbage: NodeGarbage,
+        gpus: Gpus,
     ) -> None:
         self._settings = settings
         self._runtime = runtime
@@ -68,11 +70,12 @@ class Agent:
         self._link = Link(settings, self._outbox, self._hello, self._welcomed, self._on_command)
         self._tasks: dict[str, Task] = {}
         self._garbage = garbage
+        self._gpus = gpus
         garbage.running = lambda: [task.request for task in self._tasks.values()]
         self._web = WebListener(settings.web_socket_path, self._tasks)
         self._running: set[asyncio.Task[None]] = set()
         self._tasks_dir = settings.run_dir / "tasks"
-        self._node_id = _node_id(settings.node_dir / "node_id")
+        self._node_id = node_id_of(settings)
         self._is_closing = False
         self.connected = asyncio.Event()
 
@@ -83,6 +86,12 @@ class Agent:
         self._tasks_dir.mkdir(parents=True)
         self._tasks_dir.chmod(0o711)
         await self._web.open()
+        loop = asyncio.get_running_loop()
+
+        def failed(uuid: str, problem: str) -> None:
+            loop.call_soon_threadsafe(self._gpu_failed, uuid, problem)
+
+        self._gpus.watch(failed)
         link = asyncio.get_running_loop().create_task(self._link.run())
         try:
             await asyncio.shield(link)
@@ -94,6 +103,12 @@ class Agent:
             link.cancel()
             await asyncio.gather(link, return_exceptions=True)
             self._relay.close()
+            await asyncio.to_thread(self._gpus.close)
+
+    def _gpu_failed(self, uuid: str, problem: str) -> None:
+        if self._gpus.fail(uuid, problem):
+            log.error("gpu_failed", uuid=uuid, problem=problem)
+            self._outbox.urgent(platform_pb2.NodeEvent(gpu_health=platform_pb2.GpuHealth(uuid=uuid, problem=problem)))
 
     async def _close(self) -> None:
         """Ask all containers to end, and see to it that they do."""
@@ -196,6 +211,8 @@ class Agent:
             tasks=[*self._outbox.departed(), *(task.held() for task in self._tasks.values() if not task.ended.is_set())],
             edge_base_url=self._settings.container_edge_url,
             web_address=self._web.address,
+            gpus=self._gpus.told(),
+            builds=self._builds.held(),
         )
 
     def _welcomed(self, unknown: Sequence[str]) -> None:
@@ -222,7 +239,10 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
         mounts.sweep()
         packer = ImagePacker(settings, layers, mounts, ClientPackages(settings, runtime, layers))
         garbage = NodeGarbage(layers, LocalImages(settings, layers), mounts)
-        agent = Agent(settings, runtime, packer, Builder(settings, runtime, layers, mounts), surroundings_of(settings), garbage)
+        gpus = await asyncio.to_thread(Gpus.open, settings, node_id_of(settings))
+        starter = GpuRuntime(runtime, gpus)
+        builder = Builder(settings, starter, layers, mounts)
+        agent = Agent(settings, starter, packer, builder, surroundings_of(settings), garbage, gpus)
         running = asyncio.get_running_loop().create_task(agent.run())
         known = asyncio.get_running_loop().create_task(agent.connected.wait())
         known.add_done_callback(lambda done: None if done.cancelled() else ready())
@@ -237,8 +257,9 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
         await runtime.close()
 
 
-def _node_id(path: Path) -> str:
+def node_id_of(settings: Settings) -> str:
     """This node's own id, made at its first start."""
+    path = settings.node_dir / "node_id"
     if path.is_file():
         return path.read_text().strip()
     path.parent.mkdir(parents=True, exist_ok=True)

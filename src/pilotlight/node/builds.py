@@ -35,16 +35,22 @@ class Builds:
         self._builder = builder
         self._outbox = outbox
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._gpus: dict[str, list[str]] = {}  # by image id: those of builds under way
 
     def start(self, request: platform_pb2.StartBuild) -> None:
         """Begin a build; one that is under way goes on, and answers for both requests."""
         if request.build_id not in self._running:
+            self._gpus[request.build_id] = list(request.gpu_uuids)
             self._running[request.build_id] = asyncio.get_running_loop().create_task(self._run(request))
 
     def stop(self, build_id: str) -> None:
         """End a build, if it is under way."""
         if (task := self._running.get(build_id)) is not None:
             task.cancel()
+
+    def held(self) -> list[platform_pb2.HeldBuild]:
+        """Builds under way that have GPUs."""
+        return [platform_pb2.HeldBuild(build_id=build_id, gpu_uuids=gpus) for build_id, gpus in self._gpus.items() if gpus]
 
     async def close(self) -> None:
         """End all."""
@@ -73,5 +79,5 @@ class Builds:
             log.error("build_crashed", build_id=build_id, exc_info=error)
             finished.error = f"The build of {build_id} failed inside Pilotlight: {error}. `pilotlight logs node` has the cause."
         finally:
-            del self._running[build_id]
+            del self._running[build_id], self._gpus[build_id]
             self._outbox.orderly(NodeEvent(build_finished=finished))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pilotlight.core.containers import Hook
 from pilotlight.node import seccomp
 from pilotlight.node.rootfs import IdMap
 
@@ -33,6 +34,7 @@ _MASKED = (
 )
 _READ_ONLY = tuple(f"/proc/{name}" for name in ("bus", "fs", "irq", "sys", "sysrq-trigger"))
 
+_DEVICE_OPTIONS = ["bind", "rprivate", "nosuid", "noexec"]
 _PROC_OPTIONS = ["nosuid", "noexec", "nodev"]
 _MOUNTS: tuple[dict[str, Any], ...] = (
     {"destination": "/proc", "type": "proc", "source": "proc", "options": _PROC_OPTIONS},
@@ -67,6 +69,7 @@ class BindMount:
     source: Path
     target: str
     read_only: bool
+    is_device: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ class Bundle:
     ids: IdMap
     binds: tuple[BindMount, ...] = ()
     sysctls: Mapping[str, str] = field(default_factory=dict)
+    hooks: tuple[Hook, ...] = ()
     open_files_hard: int = OPEN_FILES_HARD  # at most what the agent has itself: a user namespace can't raise it
 
 
@@ -94,6 +98,7 @@ def config(bundle: Bundle) -> dict[str, Any]:
         "root": {"path": str(bundle.root), "readonly": False},
         "process": _process(bundle),
         "mounts": [*_MOUNTS, *(_bind(bind) for bind in bundle.binds)],
+        "hooks": _hooks(bundle.hooks),
         "linux": {
             "namespaces": [{"type": kind} for kind in _NAMESPACES],
             "uidMappings": mapping,
@@ -130,6 +135,16 @@ def _process(bundle: Bundle) -> dict[str, Any]:
     }
 
 
+def _hooks(hooks: tuple[Hook, ...]) -> dict[str, list[dict[str, Any]]]:
+    by_point: dict[str, list[dict[str, Any]]] = {}
+    for hook in hooks:
+        entry: dict[str, Any] = {"path": hook.path, "args": list(hook.args), "env": list(hook.env)}
+        by_point.setdefault(hook.point, []).append(entry | ({"timeout": hook.timeout_s} if hook.timeout_s else {}))
+    return by_point
+
+
 def _bind(bind: BindMount) -> dict[str, Any]:
+    if bind.is_device:
+        return {"destination": bind.target, "type": "bind", "source": str(bind.source), "options": _DEVICE_OPTIONS}
     options = ["rbind", "rprivate", "nosuid", "nodev", "ro" if bind.read_only else "rw"]
     return {"destination": bind.target, "type": "bind", "source": str(bind.source), "options": options}

@@ -222,7 +222,7 @@ class Setup:
             binds = [bundle.BindMount(self._init, bundle.INIT_TARGET, True)]
             binds += [bundle.BindMount(started.directory / Path(target).name, target, False) for target in _OWN_FILES]
             for index, bind in enumerate(spec.binds):
-                binds.append(bundle.BindMount(self._stage.bind_source(bind, index), bind.target, bind.read_only))
+                binds.append(bundle.BindMount(self._stage.bind_source(bind, index), bind.target, bind.read_only, bind.is_device))
             wanted = bundle.Bundle(
                 hostname=spec.container_id,
                 root=self._stage.root,
@@ -233,11 +233,14 @@ class Setup:
                 ids=self._ids,
                 binds=tuple(binds),
                 sysctls=self._sysctls,
+                hooks=spec.hooks,
                 open_files_hard=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
             )
             fd = os.open(started.directory / "config.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with os.fdopen(fd, "w") as file:  # holds the secrets of the environment
                 json.dump(bundle.config(wanted), file)
+                if spec.hooks:  # some run as the container's root, and read here where its file system is
+                    os.fchown(file.fileno(), self._ids.first, self._ids.first)
         for pipe in (stdout, stderr):
             os.fchown(pipe, self._ids.first + user.uid, self._ids.first + user.gid)  # so that /dev/stdout can be opened anew
         with started.step("oci create"):
@@ -295,7 +298,7 @@ def _make_mount_points(directory: Path, spec: ContainerSpec) -> None:
     for name in _MOUNT_POINTS:
         (directory / name).mkdir(mode=0o755)
     targets = [(target, False) for target in (bundle.INIT_TARGET, *_OWN_FILES)]
-    targets += [(bind.target, bind.source.is_dir()) for bind in spec.binds]
+    targets += [(bind.target, bind.source.is_dir()) for bind in spec.binds if not bind.is_device]  # those lie in a tmpfs
     for target, is_dir in targets:
         # Joined lexically, and nothing but our own directories is below: no symlink of an image is followed.
         point = directory / os.path.normpath("/" + target).lstrip("/")

@@ -189,7 +189,10 @@ class Task:
     def held(self) -> platform_pb2.HeldTask:
         """What the server is told of this task when the stream begins anew."""
         inputs = [entry for entry in self._inputs.held() if entry.input_id not in self.web]
-        return platform_pb2.HeldTask(task_id=self.task_id, inputs=inputs, ready=self._is_ready, address=self._address)
+        gpus = self.request.gpu_uuids
+        return platform_pb2.HeldTask(
+            task_id=self.task_id, inputs=inputs, ready=self._is_ready, address=self._address, gpu_uuids=gpus
+        )
 
     def resend(self) -> None:
         """The stream is new: send again what the server may not have got."""
