@@ -80,17 +80,28 @@ class Door:
         self._proxy_auth.check(route, head.headers)
         return route
 
+    def enter_now(self, head: Head) -> Entry | None:
+        """`enter` for what needs no waiting; None, with nothing done, for a parametrized class. Raises Refusal."""
+        route = self.route(head)
+        if route.parameters:
+            return None
+        self._check(route, head)
+        return Entry(route, route.function_id, ids.new(ids.CALL))
+
     async def enter(self, head: Head) -> Entry:
         """Let a new request in; raises Refusal. Waits only for the server to name the containers of a parametrized class."""
         route = self.route(head)
-        self._rates.check(route.function_id, route.title)
-        announced = head.headers.get(b"content-length", b"0")
-        if announced.isdigit() and int(announced) > MAX_BODY_BYTES:
-            raise too_large(int(announced))
+        self._check(route, head)
         function_id = route.function_id
         if route.parameters:
             function_id = await self._bind(route.function_id, wanted(route.parameters, head.query))
         return Entry(route, function_id, ids.new(ids.CALL))
+
+    def _check(self, route: WebRoute, head: Head) -> None:
+        self._rates.check(route.function_id, route.title)
+        announced = head.headers.get(b"content-length", b"0")
+        if announced.isdigit() and int(announced) > MAX_BODY_BYTES:
+            raise too_large(int(announced))
 
     async def admit(self, head: Head) -> Admission:
         """`enter`, then wait for a container with room; raises Refusal. A caller that is cancelled has no slot."""

@@ -107,6 +107,13 @@ class Dispatch:
         self._on_load(function_id, len(function.waiting) == 1 and not function.finishing)
         return ticket
 
+    def take_now(self, function_id: str) -> Slot | None:
+        """A slot that is free now, where nobody waits for one."""
+        function = self._functions.get(function_id)
+        if function is None or function.waiting or (task := _with_most_room(function.tasks.values())) is None:
+            return None
+        return self._taken(function, task)
+
     async def acquire(self, function_id: str) -> Slot:
         """A slot, as soon as there is one; raises Refusal. If the caller is cancelled the slot is given back."""
         ticket = self.queue(function_id)

@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from prometheus_client import Counter, Histogram
+
 from pilotlight.edge.admission import Entry
 from pilotlight.edge.metrics import EdgeMetrics
 from pilotlight.wire.platform_pb2 import WebRequest
@@ -31,19 +33,21 @@ class Records:
     def __init__(self, metrics: EdgeMetrics, keep: Callable[[WebRequest], None]) -> None:
         self._metrics = metrics
         self._keep = keep
+        self._children: dict[tuple[str, int], tuple[Counter, Histogram, Histogram]] = {}  # finding them costs more than counting
 
     def ended(self, record: Record) -> None:
         """A request has ended; those that were refused at the door, of no function, are only counted."""
         seconds = time.perf_counter() - record.began
         metrics, entry = self._metrics, record.entry
         title = entry.route.title if entry else "none"
-        metrics.web_requests.labels(title, record.status).inc()
+        count, lasted, waited = self._children.get((title, record.status)) or self._found(title, record.status)
+        count.inc()
         metrics.received.inc(record.bytes_in)
         metrics.sent.inc(record.bytes_out)
         if entry is None:
             return
-        metrics.web_seconds.labels(title).observe(seconds)
-        metrics.web_waits.labels(title).observe(record.waited_s)
+        lasted.observe(seconds)
+        waited.observe(record.waited_s)
         self._keep(
             WebRequest(
                 function_id=entry.function_id,
@@ -59,3 +63,9 @@ class Records:
                 bytes_out=record.bytes_out,
             )
         )
+
+    def _found(self, title: str, status: int) -> tuple[Counter, Histogram, Histogram]:
+        metrics = self._metrics
+        found = metrics.web_requests.labels(title, status), metrics.web_seconds.labels(title), metrics.web_waits.labels(title)
+        self._children[title, status] = found
+        return found

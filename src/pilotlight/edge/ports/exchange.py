@@ -84,7 +84,7 @@ class Exchange:
         self._relay = relay
         self._held: list[bytes] = []
         self._held_bytes = 0
-        self._has_all = request.framing is Framing.NONE
+        self._has_all = request.framing is Framing.NONE or (request.framing is Framing.LENGTH and not request.length)
         self._record = Record(request.method.decode("ascii"), request.target.partition(b"?")[0].decode("latin-1"))
         self._entry: Entry | None = None
         self._slot: Slot | None = None
@@ -94,11 +94,16 @@ class Exchange:
         self._status = 0
         self._is_chunked = False
         self._is_tunnel = False
+        self._unwritten: list[bytes] = []  # of the response; written together, since each write costs a system call
         self._awaits_continue = any(name == b"expect" for name, _ in request.headers)
 
     def start(self) -> None:
         """Ask for a container; what comes of the body meanwhile is held."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        try:
+            if not self._started_at_once():
+                self._task = asyncio.get_running_loop().create_task(self._run())
+        except Refusal as refusal:
+            self._answer(refusal)
 
     # ---- from the client ----
 
@@ -146,6 +151,31 @@ class Exchange:
 
     # ---- to the container ----
 
+    def _started_at_once(self) -> bool:
+        """The usual way, without a task: a container has room, and there is a connection to it. Raises Refusal."""
+        relay = self._relay
+        entry = self._entry or relay.door.enter_now(self._head())
+        if entry is None:
+            return False
+        self._entry = self._record.entry = entry
+        slot = relay.dispatch.take_now(entry.function_id)
+        if slot is None:
+            return False
+        connection = relay.pool.take_idle(self._address(slot))
+        if connection is None:
+            slot.release()
+            return False
+        self._attempts += 1
+        self._slot = slot
+        self._record.task_id = slot.task.task_id
+        self._send(connection)
+        return True
+
+    def _head(self) -> Head:
+        names = {name: value for name, value in self._request.headers if name != b"host"}
+        names[b"host"] = self._request.host.encode()
+        return Head(self._record.method, self._request.target.partition(b"?")[2], names)
+
     async def _run(self) -> None:
         try:
             if connection := await self._connected():
@@ -166,11 +196,7 @@ class Exchange:
 
     async def _taken_in(self) -> Connection:
         if self._entry is None:
-            names = {name: value for name, value in self._request.headers if name != b"host"}
-            head = Head(
-                self._record.method, self._request.target.partition(b"?")[2], {**names, b"host": self._request.host.encode()}
-            )
-            self._entry = self._record.entry = await self._relay.door.enter(head)
+            self._entry = self._record.entry = await self._relay.door.enter(self._head())
         why = ""
         while self._attempts < ATTEMPTS:
             self._attempts += 1
@@ -212,7 +238,9 @@ class Exchange:
         hides = self._entry.route.requires_proxy_auth
         head = request_bytes(without_call_id(self._request), self._peer, self._entry.call_id, hides_proxy_auth=hides)
         connection.transport.write(head)
-        if self._request.is_websocket:
+        if self._request.is_websocket or (self._has_all and not self._held):
+            if self._request.framing is Framing.CHUNKED:
+                connection.transport.write(b"0\r\n\r\n")
             return
         held, self._held, self._held_bytes = self._held, [], 0
         for data in held:
@@ -223,9 +251,7 @@ class Exchange:
 
     def _send_on(self, transport: asyncio.Transport, data: bytes) -> None:
         if self._request.framing is Framing.CHUNKED:
-            transport.write(b"%x\r\n" % len(data))
-            transport.write(data)
-            transport.write(b"\r\n")
+            transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
         else:
             transport.write(data)
 
@@ -262,7 +288,7 @@ class Exchange:
             is_chunked=self._is_chunked and status >= 200,
             keeps=self.keep_alive or status < 200,
         )
-        self._client.transport.write(head)
+        self._unwritten.append(head)
         if status >= 200 or status == 101:
             self._status = status
         if status == 101:
@@ -271,18 +297,24 @@ class Exchange:
     def response_body(self, data: bytes) -> None:
         """Pass a piece of its body on."""
         self._record.bytes_out += len(data)
-        transport = self._client.transport
         if self._is_chunked:
-            transport.write(b"%x\r\n" % len(data))
-            transport.write(data)
-            transport.write(b"\r\n")
+            self._unwritten += (b"%x\r\n" % len(data), data, b"\r\n")
         else:
-            transport.write(data)
+            self._unwritten.append(data)
+
+    def flush(self) -> None:
+        """Write what was passed on."""
+        pieces, self._unwritten = self._unwritten, []
+        if len(pieces) == 1:
+            self._client.transport.write(pieces[0])
+        elif pieces:
+            self._client.transport.writelines(pieces)
 
     def response_ended(self) -> None:
         """The response is whole."""
         if self._is_chunked:
-            self._client.transport.write(b"0\r\n\r\n")
+            self._unwritten.append(b"0\r\n\r\n")
+        self.flush()
         self._release(is_clean=self._has_all)
         self._end()
 
@@ -310,6 +342,7 @@ class Exchange:
 
     def _open_tunnel(self) -> None:
         assert self._connection is not None
+        self.flush()
         self._is_tunnel = True
         held, self._held, self._held_bytes = self._held, [], 0
         for data in held:
@@ -332,6 +365,7 @@ class Exchange:
 
     def _break_off(self) -> None:
         """End the client's connection before the end of the response, which is how it learns that there is more."""
+        self.flush()
         self.response_complete = True
         self._release(is_clean=False)
         self._close_record(self._status)

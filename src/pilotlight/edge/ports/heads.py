@@ -48,6 +48,11 @@ class Framing(Enum):
     CLOSE = "the end of the connection"
 
 
+def size_of(headers: Headers) -> int:
+    """Bytes of the headers as they are written."""
+    return sum(len(name) + len(value) + 4 for name, value in headers)
+
+
 @dataclass(frozen=True, slots=True)
 class RequestHead:
     """A request as it came. `target` is as in its first line; `host` in lower case with its port, empty in old HTTP/1.0."""

@@ -5,13 +5,13 @@ be read in two ways is refused before anybody reads it.
 """
 
 import asyncio
-import ipaddress
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import httptools
 
+from pilotlight.core.forwarded import LOOPBACK
 from pilotlight.edge.ports.exchange import Exchange, Relay
-from pilotlight.edge.ports.heads import MAX_HEAD_BYTES, BadHead, Framing, Peer, RequestHead, own_response, read_request
+from pilotlight.edge.ports.heads import MAX_HEAD_BYTES, BadHead, Framing, Peer, RequestHead, own_response, read_request, size_of
 from pilotlight.edge.protocol import HttpConnection
 from pilotlight.edge.refusals import Refusal
 
@@ -29,11 +29,13 @@ class PortsProtocol(HttpConnection):
         self._active: Exchange | None = None
         self._head: RequestHead | None = None
         self._in_head = False
-        self._head_bytes = 0
+        self._head_bytes = 0  # at most: what was fed with its beginning counts whole
+        self._fed_bytes = 0
         self._plain_left = 0  # bytes of the newest request's body that need no parser
         self._length_left = 0
         self._is_tunnel = False
         self._is_deaf = False
+        self._known_peer: Peer | None = None
         self._is_replayed = False  # the parser is being told a head that was already dealt with
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -93,6 +95,7 @@ class PortsProtocol(HttpConnection):
 
     def _parse(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
+        self._fed_bytes = len(data)
         self._head_bytes += len(data)
         try:
             self.parser.feed_data(data)
@@ -160,6 +163,7 @@ class PortsProtocol(HttpConnection):
         if not self._is_replayed:
             super().on_message_begin()
             self._in_head = True
+            self._head_bytes = self._fed_bytes
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:  # else it is a trailer
@@ -168,8 +172,7 @@ class PortsProtocol(HttpConnection):
     def on_headers_complete(self) -> None:
         if self._is_replayed:
             return
-        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-        if size > MAX_HEAD_BYTES:
+        if self._head_bytes > MAX_HEAD_BYTES and len(self.url) + size_of(self.headers) > MAX_HEAD_BYTES:
             raise _too_long()
         version = self.parser.get_http_version()
         self._head = head = read_request(self.parser.get_method(), self.url, version, self.headers)
@@ -253,9 +256,10 @@ class PortsProtocol(HttpConnection):
         return cycle if isinstance(cycle, Exchange) else None
 
     def _peer(self) -> Peer:
-        address = self.client[0] if self.client else ""
-        scheme: Literal["http", "https"] = self.scheme or "http"
-        return Peer(address or "unknown", scheme, not address or ipaddress.ip_address(address).is_loopback)
+        if self._known_peer is None:
+            address = self.client[0] if self.client else ""
+            self._known_peer = Peer(address or "unknown", self.scheme or "http", not address or address in LOOPBACK)
+        return self._known_peer
 
 
 def _too_long() -> BadHead:

@@ -9,7 +9,7 @@ from typing import Protocol, cast
 
 import httptools
 
-from pilotlight.edge.ports.heads import MAX_HEAD_BYTES, BadHead, Framing, Headers, read_response
+from pilotlight.edge.ports.heads import MAX_HEAD_BYTES, BadHead, Framing, Headers, read_response, size_of
 
 CONNECT_TIMEOUT_S = 10.0
 # Servers close idle connections after 2 s (gunicorn) or more; a request sent just then would be lost.
@@ -28,6 +28,9 @@ class Listener(Protocol):
 
     def response_head(self, status: int, reason: bytes, headers: Headers, framing: Framing) -> None: ...
     def response_body(self, data: bytes) -> None: ...
+    def flush(self) -> None:
+        """All that came at once has been told."""
+
     def response_ended(self) -> None: ...
     def response_lost(self, why: str) -> None:
         """The connection, or the sense of what came over it, broke before the response had ended."""
@@ -46,7 +49,6 @@ class Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self.listener: Listener | None = None
         self.is_open = False
-        self.used = 0  # requests so far
         self.idle_since = 0.0
         self._fresh_parser()
 
@@ -66,7 +68,7 @@ class Connection(asyncio.Protocol):
     def begin(self, listener: Listener) -> None:
         """Send a request from now on, and tell the listener of the response."""
         self.listener = listener
-        self.used += 1
+        self._head_bytes = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is one without being called so
@@ -101,8 +103,10 @@ class Connection(asyncio.Protocol):
             listener.tunnel_data(data)
         elif self._plain_left:
             self._plain(listener, data)
+            listener.flush()
         else:
             self._parse(listener, data)
+            listener.flush()
 
     def _plain(self, listener: Listener, data: bytes) -> None:
         self._plain_left -= len(data)
@@ -176,7 +180,7 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         listener = self.listener
         assert listener is not None
-        if sum(len(name) + len(value) + 4 for name, value in self._headers) > MAX_HEAD_BYTES:
+        if self._head_bytes > MAX_HEAD_BYTES and size_of(self._headers) > MAX_HEAD_BYTES:
             raise BadHead(502, f"the head of its response is longer than {MAX_HEAD_BYTES} bytes")
         status = self._parser.get_status_code()
         self._framing, self._length_left = read_response(status, self._parser.get_http_version(), self._headers, listener.method)
@@ -217,13 +221,19 @@ class Pool:
         self._idle: dict[Address, list[Connection]] = defaultdict(list)
         self._sweep: asyncio.TimerHandle | None = None
 
-    async def take(self, address: Address) -> Connection:
-        """A connection that nobody uses. Raises OSError where none can be made."""
+    def take_idle(self, address: Address) -> Connection | None:
+        """A connection that was kept, if there is one."""
         kept = self._idle.get(address)
         while kept:
             connection = kept.pop()
             if connection.is_open and not connection.transport.is_closing():
                 return connection
+        return None
+
+    async def take(self, address: Address) -> Connection:
+        """A connection that nobody uses. Raises OSError where none can be made."""
+        if kept := self.take_idle(address):
+            return kept
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 _, made = await self._loop.create_connection(Connection, *address)
