@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
+from google.protobuf.message import DecodeError
 from modal_proto import api_pb2
 
 from pilotlight.core.errors import PilotlightError
@@ -85,7 +86,7 @@ class Exchange:
         self._is_open = False  # the request is with the node
         self._is_taken = False  # and with the container
         self._ended: WebEnded | None = None
-        self._received: deque[api_pb2.DataChunk] = deque()
+        self._received: deque[messages.Chunk] = deque()
         self._next_index = 1
         self._blob: AsyncIterator[api_pb2.Asgi] | None = None
         self._relay: asyncio.Task[None] | None = None
@@ -104,7 +105,7 @@ class Exchange:
             assert self._frames is not None
             self._heard(await self._frames.receive())
 
-    async def next(self) -> api_pb2.Asgi | None:
+    async def next(self) -> api_pb2.Asgi | messages.Piece | None:
         """The app's next message; None when the container has ended the request, or died: `failure` tells."""
         while True:
             if self._blob is not None:
@@ -117,7 +118,10 @@ class Exchange:
                 if chunk.data_blob_id:
                     self._blob = messages_of_blob(self._containers.objects, chunk.data_blob_id)
                     break
-                return api_pb2.Asgi.FromString(chunk.data)
+                try:
+                    return messages.message_of(chunk.data)
+                except DecodeError as error:
+                    self._break_off(str(error))
             else:
                 if self._ended is not None or not self._is_open or self._frames is None:
                     return None
@@ -234,12 +238,16 @@ class Exchange:
             self._was_refused()
 
     def _take(self, data_out: bytes) -> None:
-        for chunk in messages.chunks_of(data_out):
+        try:
+            chunks = list(messages.chunks_of(data_out))
+        except DecodeError as error:
+            self._break_off(str(error))
+            return
+        for chunk in chunks:
             if chunk.data_format != api_pb2.DATA_FORMAT_ASGI or chunk.index < self._next_index:
                 continue  # no message of the app's, or one that was repeated
             if chunk.index > self._next_index:
-                log.error("chunk_missing", call_id=self.entry.call_id, expected=self._next_index, got=chunk.index)
-                self._break_off()
+                self._break_off(f"chunk {chunk.index} came where {self._next_index} was to come")
                 return
             self._next_index += 1
             self._received.append(chunk)
@@ -282,7 +290,9 @@ class Exchange:
             log.info("request_broken_off", call_id=self.entry.call_id, cause=refusal.text)
             self.leave()
 
-    def _break_off(self) -> None:
+    def _break_off(self, why: str) -> None:
+        log.error("output_broken", call_id=self.entry.call_id, task_id=self.task_id, cause=why)
+        self._received.clear()
         if self._frames is not None:
             self._frames.close()
             self._frames = None

@@ -11,7 +11,7 @@ import structlog
 from modal_proto import api_pb2
 from starlette.types import Send
 
-from pilotlight.edge.messages import pairs
+from pilotlight.edge.messages import Piece, pairs
 from pilotlight.edge.records import Record
 from pilotlight.edge.refusals import Header, Refusal, answer
 
@@ -42,8 +42,11 @@ class Response:
         self.is_started = False
         self.is_complete = False
 
-    async def pass_on(self, message: api_pb2.Asgi) -> None:
+    async def pass_on(self, message: api_pb2.Asgi | Piece) -> None:
         """Send what the app said; raises Refusal for a head that is none, Broken for a body that does not fit its head."""
+        if isinstance(message, Piece):
+            await self._body(message)
+            return
         kind = message.WhichOneof("type")
         if kind == "http_response_start":
             await self._start(message.http_response_start)
@@ -78,7 +81,7 @@ class Response:
         self.is_started = True
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
-    async def _body(self, piece: api_pb2.Asgi.HttpResponseBody) -> None:
+    async def _body(self, piece: api_pb2.Asgi.HttpResponseBody | Piece) -> None:
         if not self.is_started:
             raise Refusal(502, "the app sent a body before a status")
         if self.is_complete:

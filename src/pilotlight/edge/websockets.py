@@ -140,8 +140,10 @@ class _Socket:
         self.is_accepted = False
         self.is_ended = False
 
-    async def pass_on(self, message: api_pb2.Asgi) -> None:
+    async def pass_on(self, message: api_pb2.Asgi | messages.Piece) -> None:
         """Send what the app said; raises ClientDisconnected."""
+        if isinstance(message, messages.Piece):
+            return  # of a response, which a WebSocket has none of
         kind = message.WhichOneof("type")
         if self.is_ended:
             return

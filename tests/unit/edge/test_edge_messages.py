@@ -3,6 +3,7 @@
 import pickle
 
 import pytest
+from google.protobuf.message import DecodeError
 from modal_proto import api_pb2
 
 from pilotlight.edge import messages
@@ -36,3 +37,37 @@ def test_goodbyes() -> None:
 
 def test_headers_keep_their_order_and_repetitions() -> None:
     assert list(messages.pairs([b"a", b"1", b"a", b"2"])) == [(b"a", b"1"), (b"a", b"2")]
+
+
+@pytest.mark.parametrize("size", [10, 70_000, 3 << 20])
+@pytest.mark.parametrize("more", [True, False])
+def test_what_apps_say_is_read_the_same_whatever_its_size(size: int, more: bool) -> None:
+    body = bytes(range(256)) * (size // 256)
+    said = [
+        api_pb2.Asgi(http_response_body=api_pb2.Asgi.HttpResponseBody(body=body, more_body=more)),
+        api_pb2.Asgi(websocket_send=api_pb2.Asgi.WebsocketSend(bytes=body)),
+        api_pb2.Asgi(http_response_body=api_pb2.Asgi.HttpResponseBody()),
+    ]
+    request = api_pb2.FunctionCallPutDataRequest(function_call_id="fc-1")
+    for index, message in enumerate(said, 1):
+        request.data_chunks.add(data_format=api_pb2.DATA_FORMAT_ASGI, index=index, data=message.SerializeToString())
+    request.data_chunks.add(data_format=api_pb2.DATA_FORMAT_ASGI, index=4, data_blob_id="bl-1")
+    chunks = list(messages.chunks_of(request.SerializeToString()))
+    assert [(chunk.index, chunk.data_format, chunk.data_blob_id) for chunk in chunks] == [
+        (index, api_pb2.DATA_FORMAT_ASGI, "bl-1" if index == 4 else "") for index in range(1, 5)
+    ]
+    for message, chunk in zip(said, chunks, strict=False):
+        read = messages.message_of(chunk.data)
+        if isinstance(read, messages.Piece):
+            assert size > 64 << 10
+            assert (bytes(read.body), read.more_body) == (body, more)
+        else:
+            assert read == message
+
+
+def test_what_is_no_message_is_an_error() -> None:
+    request = api_pb2.FunctionCallPutDataRequest(data_chunks=[api_pb2.DataChunk(data=b"x" * 100_000)])
+    whole = request.SerializeToString()
+    for broken in (whole[:-1], whole + b"\x80", whole + b"\x05\x01"):
+        with pytest.raises(DecodeError):
+            list(messages.chunks_of(broken))
