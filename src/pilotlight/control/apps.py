@@ -211,7 +211,7 @@ class Apps:
             raise errors.InvalidInput("A deployment needs a name: give the app one, or pass --name to `modal deploy`.")
         return await self._go_live(
             record,
-            state=request.app_state,
+            state=request.app_state or record.state,  # `modal serve` names none when a program has changed
             name=request.name if deployed else record.name,
             tags=dict(request.tags),
             function_ids=dict(request.function_ids),

@@ -313,3 +313,18 @@ def test_a_server_is_reached_by_its_port(tmp_path: Path) -> None:
         assert list(handle._experimental_flash_urls) == ["http://main--echo-echo-dev.localhost:9980"]
 
     beat(tmp_path, scenario)
+
+
+def test_a_run_that_is_published_anew_stays_a_run(tmp_path: Path) -> None:
+    async def scenario(heart: Heart) -> None:
+        function_id = await heart.define(webhook_config=ASGI)
+        [app] = heart.server.apps.all()
+        again = api_pb2.AppPublishRequest(
+            app_id=app.app_id,
+            function_ids={"f": function_id},
+            definition_ids={function_id: (await heart.server.functions.get(function_id)).definition_id},
+        )
+        await heart.server.apps.publish(again, "test", "1.6.4")
+        assert app.is_run
+
+    beat(tmp_path, scenario)
