@@ -3,7 +3,7 @@
 import pytest
 
 from pilotlight.core.errors import InvalidInput
-from pilotlight.core.gpus import GpuWish, kind_of, parse_inventory, wish
+from pilotlight.core.gpus import GpuWish, Holder, kind_of, parse_inventory, parse_shares, to_end_for, wish
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,41 @@ def test_an_inventory_is_read_as_operators_write_it() -> None:
     for wrong in ("A10G:two", ":2", "A10G:0"):
         with pytest.raises(InvalidInput, match="KIND:NUMBER"):
             parse_inventory(wrong)
+
+
+def test_an_inventory_of_nothing_is_said_by_a_word() -> None:
+    assert parse_inventory("none") == {}
+
+
+def test_shares_are_read_as_operators_write_them() -> None:
+    assert parse_shares("a10g=4, L4=2") == {"A10G": 4, "L4": 2}
+    for wrong in ("A10G:4", "=2", "A10G=0", "A10G=65", "A10G=many"):
+        with pytest.raises(InvalidInput, match="KIND=NUMBER"):
+            parse_shares(wrong)
+
+
+def holder(name: str, idle_s: float | None, count: int = 1, kind: str = "L4", node: str = "n", leaving: bool = False) -> Holder:
+    return Holder(name, node, kind, count, idle_s, leaving)
+
+
+L4 = [GpuWish("L4", 1)]
+
+
+def test_the_container_that_was_idle_longest_makes_room() -> None:
+    holders = [holder("young", 1.0), holder("old", 9.0), holder("busy", None), holder("other", 20.0, kind="T4")]
+    assert to_end_for(L4, {"n": {"L4": 0, "T4": 0}}, holders) == ["old"]
+    assert to_end_for([GpuWish("L4", 2)], {"n": {"L4": 0, "T4": 0}}, holders) == ["old", "young"]
+
+
+def test_nobody_ends_where_it_would_not_help_or_is_not_needed() -> None:
+    assert to_end_for([GpuWish("L4", 3)], {"n": {"L4": 0}}, [holder("a", 1.0), holder("b", 2.0)]) == []
+    assert to_end_for(L4, {"n": {"L4": 1}}, [holder("a", 1.0)]) == []
+    assert to_end_for(L4, {"n": {"L4": 0}}, [holder("a", 1.0), holder("leaving", None, leaving=True)]) == []
+    assert to_end_for(L4, {"n": {"L4": 0}}, [holder("busy", None)]) == []
+
+
+def test_what_is_wanted_more_is_made_room_for_first_with_as_few_ends_as_will_do() -> None:
+    holders = [holder("a", 5.0), holder("b", 5.0), holder("both", 1.0, count=2, node="m"), holder("t4", 50.0, kind="T4")]
+    free = {"n": {"L4": 0, "T4": 0}, "m": {"L4": 0}}
+    assert to_end_for([GpuWish("L4", 2), GpuWish("T4", 1)], free, holders) == ["both"]
+    assert to_end_for([GpuWish("H100", 1), GpuWish("T4", 1)], free, holders) == ["t4"]
