@@ -171,12 +171,13 @@ def _why_never(nodes: Sequence[NodeView], needs: Sequence[Need]) -> str:
 
 def _why_not_now(nodes: Sequence[NodeView], needs: Sequence[Need]) -> str:
     need = needs[0]
-    if need.gpu is not None:
-        kinds = {kind for node in nodes for kind in need.gpu.kinds(node.gpus)}
+    if wishes := [need.gpu for need in needs if need.gpu is not None]:
+        kinds = {kind for wish in wishes for node in nodes for kind in wish.kinds(node.gpus)}
         total = sum(node.gpus.get(kind, 0) for node in nodes for kind in kinds)
         free = sum(node.free_gpus.get(kind, 0) for node in nodes for kind in kinds)
-        if free < need.gpu.count or need.gpu.count > 1:
-            return f"needs {need.gpu}; {total - free} of {total} GPUs ({', '.join(sorted(kinds))}) are busy"
+        least = min(wish.count for wish in wishes)
+        if free < least or least > 1:
+            return f"needs {' or '.join(map(str, wishes))}; {total - free} of {total} GPUs ({', '.join(sorted(kinds))}) are busy"
     if all(node.cordoned for node in nodes):
         return "all nodes are being drained"
     free_mib = max(node.memory_mib - node.used_memory_mib for node in nodes)

@@ -46,15 +46,17 @@ class Heart:
         await self.close()
         await self.open()
 
-    async def define(self, name: str = "f", **fields: Any) -> str:
-        """A function of an app of its own, published; returns its id."""
+    async def define(self, name: str = "f", ranked: Sequence[api_pb2.FunctionData.RankedFunction] = (), **fields: Any) -> str:
+        """A function of an app of its own, published; returns its id. `ranked` hold what differs by rank, such as GPUs."""
         await self._image()
         request = api_pb2.AppCreateRequest(description=name, app_state=api_pb2.APP_STATE_DETACHED)
         app = await self.server.apps.create(request, "1.6.4", f"app {name}")
         function = api_pb2.Function(function_name=name, image_id=IMAGE_ID, **fields)
-        return await self._publish(
-            name, app, api_pb2.FunctionCreateRequest(app_id=app.app_id, function=function), f"function {name}"
-        )
+        create = api_pb2.FunctionCreateRequest(app_id=app.app_id, function=function)
+        for entry in ranked:
+            entry.function.MergeFrom(function)
+            create.function_data.ranked_functions.append(entry)
+        return await self._publish(name, app, create, f"function {name}")
 
     async def redefine(self, name: str, function_id: str, **fields: Any) -> None:
         """A newer version of a function, published."""
@@ -121,9 +123,11 @@ def put_item(idx: int) -> api_pb2.FunctionPutInputsItem:
 class FakeNode:
     """A node agent whose containers do nothing by themselves."""
 
-    def __init__(self, heart: Heart, node_id: str = "no-1") -> None:
+    def __init__(self, heart: Heart, node_id: str = "no-1", gpus: Sequence[platform_pb2.GpuDevice] = ()) -> None:
         self._heart = heart
         self.node_id = node_id
+        self._gpus = gpus
+        self._builds: Sequence[platform_pb2.HeldBuild] = ()
         self._batch = 0
         self.session: NodeSession
 
@@ -133,6 +137,7 @@ class FakeNode:
 
     async def connect(self, held: Sequence[platform_pb2.HeldTask] = ()) -> list[str]:
         self.session = NodeSession(self.node_id, self.node_id, 8_000, 16_384, "http://127.0.0.1:1", 100, "unix:/run/web.sock")
+        self.session.gpus, self.session.builds = self._gpus, self._builds
         return await self._heart.server.recovery.join(self.session, held)
 
     async def leave(self) -> None:
