@@ -22,6 +22,7 @@ from pilotlight.control.nodes import Nodes
 from pilotlight.control.output_log import OutputLog
 from pilotlight.control.pools import Pools
 from pilotlight.control.secrets import Secrets
+from pilotlight.control.task_ends import how_it_ended, last_output
 from pilotlight.control.volume_mounts import look_up_mounts
 from pilotlight.core import errors, ids, retries
 from pilotlight.core.placement import NodeView, Placed
@@ -357,15 +358,15 @@ class Tasks:
             else:
                 self._pools.give_back(item)
         if counted:
-            self._say(task, f"Container {task.task_id} died: {_how(event)}\n")
+            self._say(task, f"Container {task.task_id} died: {how_it_ended(event)}\n")
             self._database.write(lambda connection: call_rows.set_deaths(connection, counted))
         cancelled = [item for item in fatal if item.call.cancelled or task.pool.closed]
         killers = [item for item in fatal if item not in cancelled]
         await self._calls.fail(cancelled, Result(status=Result.GENERIC_STATUS_TERMINATED), task.task_id)
         if killers:
-            text = f"{retries.DEATHS_LIMIT} containers died while they ran this input. The last one, {task.task_id}: {_how(event)}"
+            text = f"{retries.DEATHS_LIMIT} containers died while they ran this input. The last one, {task.task_id}: {how_it_ended(event)}"
             result = Result(
-                status=Result.GENERIC_STATUS_FAILURE, exception=text + _tail(event.last_lines), exitcode=event.exit_code
+                status=Result.GENERIC_STATUS_FAILURE, exception=text + last_output(event.last_lines), exitcode=event.exit_code
             )
             await self._calls.fail(killers, result, task.task_id, may_retry=True)
         self._pools.pump(task.pool)
@@ -374,15 +375,15 @@ class Tasks:
         pool = task.pool
         pool.startup_failures += 1
         pool.not_before = asyncio.get_running_loop().time() + retries.startup_backoff_s(pool.startup_failures)
-        pool.last_failure = event.message or (task.failure.exception if task.failure is not None else "") or _how(event)
+        pool.last_failure = event.message or (task.failure.exception if task.failure is not None else "") or how_it_ended(event)
         tries = f"attempt {pool.startup_failures} of {retries.STARTUP_FAILURES_LIMIT}"
         if task.failure is None:
-            self._say(task, f"Container {task.task_id} could not start ({tries}): {event.message or _how(event)}\n")
+            self._say(task, f"Container {task.task_id} could not start ({tries}): {event.message or how_it_ended(event)}\n")
         if task.failure is None and pool.startup_failures < retries.STARTUP_FAILURES_LIMIT:
             return
         text = f"Function {pool.function.tag!r} could not start after {pool.startup_failures} tries: {pool.last_failure}"
         result = task.failure or Result(
-            status=Result.GENERIC_STATUS_INIT_FAILURE, exception=text + _tail(event.last_lines), exitcode=event.exit_code
+            status=Result.GENERIC_STATUS_INIT_FAILURE, exception=text + last_output(event.last_lines), exitcode=event.exit_code
         )
         pool.startup_failures = 0
         if pool.rolling:
@@ -492,17 +493,3 @@ def server_of(function: api_pb2.Function) -> platform_pb2.ContainerServer | None
     return platform_pb2.ContainerServer(
         port=http.port, startup_timeout_s=http.startup_timeout, exit_grace_period_s=http.exit_grace_period
     )
-
-
-def _how(event: platform_pb2.TaskExited) -> str:
-    if event.reason == "oom":
-        return f"it used more memory than its limit (peak {event.peak_memory_bytes // 2**20} MiB) and was killed"
-    if event.reason == "startup_timeout":
-        return "it took longer to start than its startup_timeout allows"
-    if event.exit_code > 128:
-        return f"killed by signal {event.exit_code - 128} (exit code {event.exit_code})"
-    return f"exit code {event.exit_code}" + (f": {event.message}" if event.message else "")
-
-
-def _tail(last_lines: Sequence[str]) -> str:
-    return ("\nIts last output:\n" + "".join(last_lines)) if last_lines else ""
