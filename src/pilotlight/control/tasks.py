@@ -364,7 +364,8 @@ class Tasks:
         killers = [item for item in fatal if item not in cancelled]
         await self._calls.fail(cancelled, Result(status=Result.GENERIC_STATUS_TERMINATED), task.task_id)
         if killers:
-            text = f"{retries.DEATHS_LIMIT} containers died while they ran this input. The last one, {task.task_id}: {how_it_ended(event)}"
+            last = f"The last one, {task.task_id}: {how_it_ended(event)}"
+            text = f"{retries.DEATHS_LIMIT} containers died while they ran this input. {last}"
             result = Result(
                 status=Result.GENERIC_STATUS_FAILURE, exception=text + last_output(event.last_lines), exitcode=event.exit_code
             )
