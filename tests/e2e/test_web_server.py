@@ -90,6 +90,6 @@ def test_a_server_that_dies_in_the_middle_of_an_answer_leaves_no_whole_answer(si
 
 def test_a_container_that_was_stopped_is_replaced(platform: Platform, site: Site) -> None:
     listed = json.loads(platform.modal("container", "list", "--json").out)
-    (container_id,) = [container["Container ID"] for container in listed if container["App Name"] == "web-server"]
+    (container_id,) = [container["container_id"] for container in listed if container["app_name"] == "web-server"]
     platform.modal("container", "stop", container_id, "--yes")
     assert site.ask("GET", "/health") == (200, "ok\n")
