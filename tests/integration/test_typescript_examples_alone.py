@@ -17,6 +17,7 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 NEEDS = {
     "call-function": "MODAL_SERVER_URL",
     "spawn-and-collect": "MODAL_SERVER_URL",
+    "semantic-search": "MODAL_SERVER_URL",
     "fetch-endpoint": "ANALYSIS_URL",
     "fetch-protected": "REPORT_URL",
     "stream-events": "PROGRESS_URL",
