@@ -339,7 +339,7 @@ class Calls:
             return False
         live.retry_count += 1
         again = (live.input_id, live.retry_count, None)
-        self._database.write(lambda connection: store.reopen_inputs(connection, [again]))
+        self._database.write_unattended(lambda connection: store.reopen_inputs(connection, [again]), "another attempt")
 
         def requeue() -> None:
             self._delayed.discard(handle)

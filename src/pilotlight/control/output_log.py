@@ -118,7 +118,7 @@ class OutputLog:
                     "root_id": root_id,
                 }
             )
-        self._database.write(lambda connection: store.insert_lines(connection, rows))
+        self._database.write_unattended(lambda connection: store.insert_lines(connection, rows), "lines of output")
         self.wake(app_id)
 
     def say(self, app_id: str, function_id: str, task_id: str, text: str, root_id: str = "") -> None:

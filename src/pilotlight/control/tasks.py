@@ -161,7 +161,7 @@ class Tasks:
             "memory_mib": task.memory_mib,
             "gpu_uuids": list(command.gpu_uuids),
         }
-        self._database.write(lambda connection: store.insert_task(connection, row))
+        self._database.write_unattended(lambda connection: store.insert_task(connection, row), "a container")
         if self._nodes.get(node_id) is None or task.state is not TaskState.STARTING:
             await self._never_started(task, "its node has gone" if task.state is TaskState.STARTING else "it was stopped")
             return
@@ -213,13 +213,13 @@ class Tasks:
             gpu_uuids=gpus.uuids if gpus is not None else (),
         )
 
-    def stop(self, task: LiveTask, reason: str, *, force: bool = False) -> None:
-        """End a container: at once, or after asking it."""
-        if not task.move(TaskEvent.STOP) and not force:
+    def stop(self, task: LiveTask, reason: str, *, force: bool = False, grace_s: float = 0.0) -> None:
+        """End a container: at once, or after asking it. `grace_s` may shorten the time that its function gives it for that."""
+        if not task.move(TaskEvent.STOP) and not force and not grace_s:
             return
         self.on_serving(task.pool)
         task.stop_reason = task.stop_reason or reason
-        command = platform_pb2.StopTask(task_id=task.task_id, reason=reason, force=force)
+        command = platform_pb2.StopTask(task_id=task.task_id, reason=reason, force=force, grace_ms=round(grace_s * 1000))
         self._nodes.send(task.node_id, platform_pb2.NodeCommand(stop_task=command))
 
     def drain(self, task: LiveTask, reason: str) -> None:
@@ -239,7 +239,9 @@ class Tasks:
     def started(self, event: platform_pb2.TaskStarted) -> None:
         if (task := self._live.get(event.task_id)) is not None:
             at = task.started_at = self._now()
-            self._database.write(lambda connection: store.update_task(connection, event.task_id, started_at=at))
+            self._database.write_unattended(
+                lambda connection: store.update_task(connection, event.task_id, started_at=at), "the start of a container"
+            )
 
     def ready(self, task_id: str, address: str = "") -> None:
         """The container has imported the user's code and asks for its first input; or its port answers."""
@@ -257,7 +259,10 @@ class Tasks:
         task.pool.last_failure = ""
         self._pools.pump(task.pool)
         self._pools.touch(task.pool)
-        self._database.write(lambda connection: store.update_task(connection, task_id, ready_at=at, state=TaskState.READY.value))
+        self._database.write_unattended(
+            lambda connection: store.update_task(connection, task_id, ready_at=at, state=TaskState.READY.value),
+            "the readiness of a container",
+        )
 
     def replace(self, pool: Pool, *, gently: bool) -> None:
         """A newer version is live: containers of the one before finish what they have.
@@ -359,7 +364,7 @@ class Tasks:
                 self._pools.give_back(item)
         if counted:
             self._say(task, f"Container {task.task_id} died: {how_it_ended(event)}\n")
-            self._database.write(lambda connection: call_rows.set_deaths(connection, counted))
+            self._database.write_unattended(lambda connection: call_rows.set_deaths(connection, counted), "deaths with an input")
         cancelled = [item for item in fatal if item.call.cancelled or task.pool.closed]
         killers = [item for item in fatal if item not in cancelled]
         await self._calls.fail(cancelled, Result(status=Result.GENERIC_STATUS_TERMINATED), task.task_id)
@@ -410,7 +415,9 @@ class Tasks:
             "cpu_seconds": event.cpu_seconds,
             "peak_memory_bytes": event.peak_memory_bytes,
         }
-        self._database.write(lambda connection: store.update_task(connection, task.task_id, **values))
+        self._database.write_unattended(
+            lambda connection: store.update_task(connection, task.task_id, **values), "the end of a container"
+        )
         if task.pool.closed:
             self._pools.drop(task.pool)
 

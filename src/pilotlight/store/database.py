@@ -13,8 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+import structlog
 from sqlalchemy import Connection, Engine, MetaData, create_engine, event
 from sqlalchemy.pool import QueuePool
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
@@ -111,6 +114,15 @@ class Database:
         elif self._patience is None:
             self._patience = self._loop.call_later(PATIENCE_S, self._hand_over)
         return future
+
+    def write_unattended(self, work: Work[Any], what: str) -> None:
+        """Queue a change that nobody waits for: should it fail, the log says so, naming what was to be written."""
+
+        def written(done: "asyncio.Future[Any]") -> None:
+            if not done.cancelled() and (error := done.exception()) is not None:
+                log.error("write_failed", what=what, exc_info=error)
+
+        self.write(work).add_done_callback(written)
 
     def _hand_over(self) -> None:
         if self._patience is not None:

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+import structlog.testing
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Column, Connection, Integer, MetaData, Table, insert, select, text
@@ -121,3 +122,14 @@ def test_a_schema_from_the_future_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WrongState, match="9999"):
         migrate(engine)
     engine.dispose()
+
+
+def test_a_change_that_nobody_waits_for_does_not_fail_in_silence(tmp_path: Path) -> None:
+    async def scenario(database: Database) -> None:
+        with structlog.testing.capture_logs() as said:
+            await database.write(add(3))
+            database.write_unattended(add(3), "a note")
+            await database.write(add(4))
+        assert [(line["event"], line["what"], type(line["exc_info"])) for line in said] == [("write_failed", "a note", IntegrityError)]
+
+    within(tmp_path, scenario)
