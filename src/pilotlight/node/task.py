@@ -106,6 +106,7 @@ class Task:
         self._lasting: list[NodeEvent] = []  # to be told again with the end, if need be
         self._reason = ""
         self._is_leaving = False  # it was told that there is no more for it
+        self._is_interrupted = False
         self._was_asked_to_end = False
         self._has_greeted = False
         self._is_ready = False
@@ -149,7 +150,8 @@ class Task:
             container.hold_output(True)
         if self._reason:
             container.signal(signal.SIGKILL)
-        self._outbox.urgent(NodeEvent(task_started=platform_pb2.TaskStarted(task_id=self.task_id, at_ns=time.time_ns())))
+        told = platform_pb2.TaskStarted(task_id=self.task_id, at_ns=time.time_ns(), address=container.address)
+        self._outbox.urgent(NodeEvent(task_started=told))
         if startup_timeout_s := self._startup_timeout_s:
             self._later(startup_timeout_s, self._check_startup)
         return await container.wait()
@@ -431,7 +433,8 @@ class Task:
             return
         # One that waits for inputs gets its kill switch by the held request and leaves by itself; any other is interrupted,
         # which runs its exit hooks.
-        if self._inputs.busy or not self._is_ready:
+        if (self._inputs.busy or not self._is_ready) and not self._is_interrupted:
+            self._is_interrupted = True  # a second one would interrupt its exit hooks
             self._container.signal(signal.SIGINT)
         self._later(grace_s, lambda: self._end(reason, 0))
 

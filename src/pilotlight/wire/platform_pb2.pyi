@@ -342,21 +342,27 @@ Global___HeldInput: _TypeAlias = HeldInput  # noqa: Y015
 
 @_typing.final
 class TaskStarted(_message.Message):
+    """its process exists"""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TASK_ID_FIELD_NUMBER: _builtins.int
     AT_NS_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     at_ns: _builtins.int
+    address: _builtins.str
+    """of its network interface; empty where it has none"""
     def __init__(
         self,
         *,
         task_id: _builtins.str = ...,
         at_ns: _builtins.int = ...,
+        address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ns", b"at_ns", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "at_ns", b"at_ns", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1181,19 +1187,24 @@ class StopTask(_message.Message):
     TASK_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     FORCE_FIELD_NUMBER: _builtins.int
+    GRACE_MS_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     reason: _builtins.str
     force: _builtins.bool
+    """no grace"""
+    grace_ms: _builtins.int
+    """0: what the function has"""
     def __init__(
         self,
         *,
         task_id: _builtins.str = ...,
         reason: _builtins.str = ...,
         force: _builtins.bool = ...,
+        grace_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "reason", b"reason", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "grace_ms", b"grace_ms", "reason", b"reason", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1651,24 +1662,28 @@ class EdgeEvent(_message.Message):
     HELLO_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
     REQUESTS_FIELD_NUMBER: _builtins.int
+    TUNNEL_OPENED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___EdgeHello: ...
     @_builtins.property
     def load(self) -> Global___WebLoad: ...
     @_builtins.property
     def requests(self) -> Global___WebRequests: ...
+    @_builtins.property
+    def tunnel_opened(self) -> Global___TunnelOpened: ...
     def __init__(
         self,
         *,
         hello: Global___EdgeHello | None = ...,
         load: Global___WebLoad | None = ...,
         requests: Global___WebRequests | None = ...,
+        tunnel_opened: Global___TunnelOpened | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "hello", b"hello", "load", b"load", "requests", b"requests"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "hello", b"hello", "load", b"load", "requests", b"requests", "tunnel_opened", b"tunnel_opened"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "hello", b"hello", "load", b"load", "requests", b"requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "hello", b"hello", "load", b"load", "requests", b"requests", "tunnel_opened", b"tunnel_opened"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["hello", "load", "requests"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["hello", "load", "requests", "tunnel_opened"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -1854,6 +1869,8 @@ class EdgeCommand(_message.Message):
     FAIL_WAITING_FIELD_NUMBER: _builtins.int
     PROXY_TOKENS_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
+    SET_TUNNEL_FIELD_NUMBER: _builtins.int
+    DROP_TUNNEL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___EdgeWelcome: ...
     @_builtins.property
@@ -1874,6 +1891,10 @@ class EdgeCommand(_message.Message):
 
     @_builtins.property
     def refused(self) -> Global___Refused: ...
+    @_builtins.property
+    def set_tunnel(self) -> Global___SetTunnel: ...
+    @_builtins.property
+    def drop_tunnel(self) -> Global___DropTunnel: ...
     def __init__(
         self,
         *,
@@ -1885,12 +1906,14 @@ class EdgeCommand(_message.Message):
         fail_waiting: Global___FailWaiting | None = ...,
         proxy_tokens: Global___ProxyTokens | None = ...,
         refused: Global___Refused | None = ...,
+        set_tunnel: Global___SetTunnel | None = ...,
+        drop_tunnel: Global___DropTunnel | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "drop_function", b"drop_function", "drop_route", b"drop_route", "fail_waiting", b"fail_waiting", "proxy_tokens", b"proxy_tokens", "refused", b"refused", "set_function", b"set_function", "set_route", b"set_route", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "drop_function", b"drop_function", "drop_route", b"drop_route", "drop_tunnel", b"drop_tunnel", "fail_waiting", b"fail_waiting", "proxy_tokens", b"proxy_tokens", "refused", b"refused", "set_function", b"set_function", "set_route", b"set_route", "set_tunnel", b"set_tunnel", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "drop_function", b"drop_function", "drop_route", b"drop_route", "fail_waiting", b"fail_waiting", "proxy_tokens", b"proxy_tokens", "refused", b"refused", "set_function", b"set_function", "set_route", b"set_route", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "drop_function", b"drop_function", "drop_route", b"drop_route", "drop_tunnel", b"drop_tunnel", "fail_waiting", b"fail_waiting", "proxy_tokens", b"proxy_tokens", "refused", b"refused", "set_function", b"set_function", "set_route", b"set_route", "set_tunnel", b"set_tunnel", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["welcome", "set_route", "drop_route", "set_function", "drop_function", "fail_waiting", "proxy_tokens", "refused"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["welcome", "set_route", "drop_route", "set_function", "drop_function", "fail_waiting", "proxy_tokens", "refused", "set_tunnel", "drop_tunnel"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -2112,6 +2135,86 @@ class FailWaiting(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FailWaiting: _TypeAlias = FailWaiting  # noqa: Y015
+
+@_typing.final
+class SetTunnel(_message.Message):
+    """A port of a container is reached by TLS under a name of its own, and perhaps without TLS at a port of its own."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LABEL_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    H2_FIELD_NUMBER: _builtins.int
+    RAW_PORT_FIELD_NUMBER: _builtins.int
+    label: _builtins.str
+    """random; the name is <label>.<domain of tunnels>"""
+    address: _builtins.str
+    """of the container"""
+    port: _builtins.int
+    h2: _builtins.bool
+    """clients are offered HTTP/2"""
+    raw_port: _builtins.int
+    """where bytes pass as they are; 0: nowhere"""
+    def __init__(
+        self,
+        *,
+        label: _builtins.str = ...,
+        address: _builtins.str = ...,
+        port: _builtins.int = ...,
+        h2: _builtins.bool = ...,
+        raw_port: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "h2", b"h2", "label", b"label", "port", b"port", "raw_port", b"raw_port"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetTunnel: _TypeAlias = SetTunnel  # noqa: Y015
+
+@_typing.final
+class DropTunnel(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LABEL_FIELD_NUMBER: _builtins.int
+    label: _builtins.str
+    def __init__(
+        self,
+        *,
+        label: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label", b"label"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropTunnel: _TypeAlias = DropTunnel  # noqa: Y015
+
+@_typing.final
+class TunnelOpened(_message.Message):
+    """In answer to SetTunnel."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LABEL_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    label: _builtins.str
+    problem: _builtins.str
+    def __init__(
+        self,
+        *,
+        label: _builtins.str = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "problem", b"problem"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TunnelOpened: _TypeAlias = TunnelOpened  # noqa: Y015
 
 @_typing.final
 class ProxyTokens(_message.Message):
