@@ -37,6 +37,7 @@ from pilotlight.control.tokens import Tokens
 from pilotlight.control.volume_files import VolumeFiles
 from pilotlight.control.volumes import Volumes
 from pilotlight.control.web import Web
+from pilotlight.control.web_requests import WebRequests
 from pilotlight.control.web_routes import WebRoutes
 from pilotlight.control.webhook_deliveries import WebhookDeliveries
 from pilotlight.control.webhook_sender import WebhookSender
@@ -68,6 +69,7 @@ from pilotlight.rpc.nodes import NodeService
 from pilotlight.rpc.proxy_tokens import ProxyTokenHandlers
 from pilotlight.rpc.queues import QueueHandlers
 from pilotlight.rpc.secrets import SecretHandlers
+from pilotlight.rpc.servers import ServerHandlers
 from pilotlight.rpc.tasks import TaskHandlers
 from pilotlight.rpc.volumes import VolumeHandlers
 from pilotlight.rpc.workspace import WorkspaceHandlers
@@ -171,12 +173,14 @@ class Server:
             addresses=addresses,
             workspace=settings.workspace,
         )
+        self.web_requests = WebRequests(output_database)
         self.web = Web(
             functions=self.functions,
             pools=self.pools,
             edges=self.edges,
             routes=self.web_routes,
             tokens=self.proxy_tokens,
+            requests=self.web_requests,
             max_waiting=settings.web_max_waiting,
         )
         self.schedules = Schedules(database=database, apps=self.apps, calls=self.calls, output_log=self.output_log)
@@ -253,6 +257,7 @@ class Server:
             ImageHandlers(self.images),
             ImageNameHandlers(self.image_names, self.tokens),
             MountHandlers(self.mounts, self.environments),
+            ServerHandlers(self.web_requests),
             ProxyTokenHandlers(self.proxy_tokens, self.tokens, self.signing_key),
             BlobHandlers(self.blobs),
             SecretHandlers(self.secrets),
@@ -341,15 +346,16 @@ class Server:
         await self.output_database.close()
         await self.database.close()
 
-    async def _app_stopped(self, app: AppRecord, reason: str) -> None:
-        await self.schedules.stop(app.app_id)
-        await self.web.stop(app)
-        for pool in self.pools.of_app(app.app_id):
+    async def _app_stopped(self, app: AppRecord, reason: str, grace_s: float) -> None:
+        pools = self.pools.of_app(app.app_id)
+        for pool in pools:  # before anything waits for the disk
             pool.closed = True
-            await self.calls.end_pool(pool, f"App {app.title!r} was stopped: {reason}.")
             for task in list(pool.tasks.values()):
-                self.tasks.stop(task, "its app has stopped")
-            self.calls.forget_finished_maps([pool])
+                self.tasks.stop(task, "its app has stopped", grace_s=grace_s)
+        ends = [self.calls.end_pool(pool, f"App {app.title!r} was stopped: {reason}.") for pool in pools]
+        await asyncio.gather(self.schedules.stop(app.app_id), self.web.stop(app), *ends)
+        self.calls.forget_finished_maps(pools)
+        for pool in pools:
             self.pools.drop(pool)
         self.output_log.wake(app.app_id)
 

@@ -17,6 +17,7 @@ from pilotlight.control.live import LiveTask, Pool
 from pilotlight.control.pools import Pools
 from pilotlight.control.proxy_tokens import ProxyTokens
 from pilotlight.control.web_parameters import parameter_names, serialized_parameters
+from pilotlight.control.web_requests import WebRequests
 from pilotlight.control.web_routes import WebRoutes
 from pilotlight.core import errors
 from pilotlight.core.tasks import TaskState
@@ -35,13 +36,22 @@ class Web:
     """The demand of web functions, and who serves it. Lives on the event loop's thread."""
 
     def __init__(
-        self, *, functions: Functions, pools: Pools, edges: Edges, routes: WebRoutes, tokens: ProxyTokens, max_waiting: int
+        self,
+        *,
+        functions: Functions,
+        pools: Pools,
+        edges: Edges,
+        routes: WebRoutes,
+        tokens: ProxyTokens,
+        requests: WebRequests,
+        max_waiting: int,
     ) -> None:
         self._functions = functions
         self._pools = pools
         self._edges = edges
         self._routes = routes
         self._tokens = tokens
+        self._requests = requests
         self._max_waiting = max_waiting
         self._gone: dict[EdgeSession, asyncio.TimerHandle] = {}  # their requests may go on
         self._stale: dict[Pool, None] = {}  # edges are to be told anew of them
@@ -204,11 +214,15 @@ class Web:
         self._settle(load.function_id)
 
     def ended(self, requests: Sequence[platform_pb2.WebRequest]) -> None:
-        """Learn from requests that have ended how long they take."""
+        """Learn from requests that have ended how long they take; those of servers are kept for their list."""
+        served: list[platform_pb2.WebRequest] = []
         for request in requests:
             pool = self._pools.find(request.function_id)
             if pool is not None and request.task_id:
                 pool.served(max(0.0, request.seconds - request.waited_s))
+            if pool is not None and pool.definition.is_server:
+                served.append(request)
+        self._requests.keep(served)
 
     def _settle(self, function_id: str) -> None:
         pool = self._pools.find(function_id)

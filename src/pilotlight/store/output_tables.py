@@ -22,3 +22,17 @@ lines = Table(
     Index("lines_by_call", "call_id", "line_id"),
     sqlite_autoincrement=True,
 )
+
+web_requests = Table(
+    "web_requests",  # that a modal.Server has answered, the newest of all
+    metadata,
+    Column("request_id", Integer, primary_key=True, autoincrement=True),
+    Column("function_id", String, nullable=False),
+    Column("task_id", String, nullable=False),
+    Column("route", String, nullable=False),  # method and path
+    Column("status", Integer, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Index("web_requests_by_function", "function_id", "at"),
+    sqlite_autoincrement=True,
+)

@@ -309,6 +309,18 @@ def test_a_server_is_reached_by_its_port(tmp_path: Path) -> None:
         await node.start(function_id)
         [command] = node.commands("start_task")
         assert (command.server.port, command.server.startup_timeout_s, command.server.exit_grace_period_s) == (8000, 30, 5)
+        ended = [
+            platform_pb2.WebRequest(
+                function_id=function_id, task_id="ta-1", method="GET", path=f"/{n}", status=200, began_at_ns=n * 10**9
+            )
+            for n in (1, 2, 62)
+        ]
+        heart.server.web.ended(ended)
+        await heart.server.output_database.write(lambda connection: None)
+        requests = heart.server.web_requests
+        assert [row.route for row in await requests.newest(function_id, 2)] == ["GET /2", "GET /62"]
+        assert [row.at for row in await requests.between(function_id, 1, 62, 0)] == [1.0, 2.0]
+        assert [(row.start, row.n) for row in await requests.counts(function_id, 0, 120, 60)] == [(0.0, 2), (60.0, 1)]
         handle = (await heart.server.functions.get(function_id)).handle
         assert list(handle._experimental_flash_urls) == ["http://main--echo-echo-dev.localhost:9980"]
 

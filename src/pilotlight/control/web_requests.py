@@ -1,0 +1,51 @@
+"""What a modal.Server has answered: the newest requests of all servers, kept beside what containers print."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Row
+
+from pilotlight.store import web_requests as store
+from pilotlight.store.database import Database
+from pilotlight.wire import platform_pb2
+
+MAX_REQUESTS_KEPT = 100_000
+REQUESTS_PER_REPLY = 10_000
+DEFAULT_TAIL = 100
+
+
+class WebRequests:
+    """Use cases of the list of requests."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def keep(self, requests: Sequence[platform_pb2.WebRequest]) -> None:
+        """Write down requests that have ended, when the disk has time."""
+        rows = [
+            {
+                "function_id": request.function_id,
+                "task_id": request.task_id,
+                "route": f"{request.method} {request.path}",
+                "status": request.status,
+                "at": request.began_at_ns / 1e9,
+                "seconds": request.seconds,
+            }
+            for request in requests
+        ]
+        if rows:
+            self._database.write(lambda connection: store.insert_requests(connection, rows, MAX_REQUESTS_KEPT))
+
+    async def newest(self, function_id: str, count: int) -> list[Row[*tuple[Any, ...]]]:
+        """The newest requests, oldest first."""
+        limit = min(count or DEFAULT_TAIL, REQUESTS_PER_REPLY)
+        return await self._database.read(lambda connection: store.newest(connection, function_id, limit))
+
+    async def between(self, function_id: str, since: float, until: float, limit: int) -> list[Row[*tuple[Any, ...]]]:
+        """The requests of a span of time, oldest first."""
+        most = min(limit or REQUESTS_PER_REPLY, REQUESTS_PER_REPLY)
+        return await self._database.read(lambda connection: store.between(connection, function_id, since, until, most))
+
+    async def counts(self, function_id: str, since: float, until: float, bucket_s: int) -> list[Row[*tuple[Any, ...]]]:
+        """Requests per time bucket: rows of (start, n)."""
+        return await self._database.read(lambda connection: store.counts(connection, function_id, since, until, bucket_s))

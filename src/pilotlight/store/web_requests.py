@@ -1,0 +1,36 @@
+"""Rows of requests that servers have answered, in the database of what containers print."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, func, insert, select
+
+from pilotlight.store.output_tables import web_requests
+
+
+def insert_requests(connection: Connection, rows: Sequence[dict[str, Any]], kept: int) -> None:
+    """Add requests; beyond so many the oldest of all go."""
+    connection.execute(insert(web_requests), rows)
+    newest = select(func.max(web_requests.c.request_id)).scalar_subquery()
+    connection.execute(delete(web_requests).where(web_requests.c.request_id <= newest - kept))
+
+
+def newest(connection: Connection, function_id: str, limit: int) -> list[Row[*tuple[Any, ...]]]:
+    """The newest requests, oldest first."""
+    query = select(*web_requests.c).where(web_requests.c.function_id == function_id)
+    return list(connection.execute(query.order_by(web_requests.c.at.desc()).limit(limit)))[::-1]
+
+
+def between(connection: Connection, function_id: str, since: float, until: float, limit: int) -> list[Row[*tuple[Any, ...]]]:
+    """The requests of a span, oldest first."""
+    at = web_requests.c.at
+    query = select(*web_requests.c).where(web_requests.c.function_id == function_id, at >= since, at < until)
+    return list(connection.execute(query.order_by(at).limit(limit)))
+
+
+def counts(connection: Connection, function_id: str, since: float, until: float, bucket_s: int) -> list[Row[*tuple[Any, ...]]]:
+    """Requests per time bucket: rows of (start, n)."""
+    at = web_requests.c.at
+    start = (func.floor((at - since) / bucket_s) * bucket_s + since).label("start")
+    query = select(start, func.count().label("n")).where(web_requests.c.function_id == function_id, at >= since, at < until)
+    return list(connection.execute(query.group_by(start).order_by(start)))
