@@ -34,6 +34,10 @@ IMAGE_REVISION = "ir"
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 BODY_LENGTH = 22  # 131 bits
 _SPACE = len(ALPHABET) ** BODY_LENGTH
+# A random byte as a digit; those beyond the last whole round of digits would make the first ones more likely, and are left out.
+_DIGITS = bytes(ord(ALPHABET[byte % len(ALPHABET)]) for byte in range(256))
+_SURPLUS = bytes(range(256 - 256 % len(ALPHABET), 256))
+_RANDOM_BYTES = 32
 _PAIRS = [low + high for high in ALPHABET for low in ALPHABET]  # two digits at a time halve the work
 
 
@@ -47,7 +51,9 @@ def _encode(number: int) -> str:
 
 def new(prefix: str) -> str:
     """A fresh random id."""
-    return f"{prefix}-{_encode(secrets.randbelow(_SPACE))}"
+    while len(body := secrets.token_bytes(_RANDOM_BYTES).translate(_DIGITS, _SURPLUS)) < BODY_LENGTH:
+        pass  # too many bytes were surplus: hardly ever
+    return f"{prefix}-{body[:BODY_LENGTH].decode()}"
 
 
 def derived(prefix: str, *parts: str | int) -> str:

@@ -20,6 +20,7 @@ MAX_LENGTH_DIGITS = 18  # of a Content-Length
 _OF_ONE_CONNECTION = frozenset(
     (b"connection", b"proxy-connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"http2-settings")
 )
+_TELLING = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"upgrade"))
 _FORWARDED = frozenset((b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"))
 # Of the edge alone: who asks for what, and the secrets with which a client passed its checks.
 _OURS = frozenset((b"x-request-id", b"modal-function-call-id"))
@@ -87,8 +88,9 @@ def read_request(method: bytes, target: bytes, version: str, headers: Headers) -
         raise BadHead(505, f"HTTP/{version} is not spoken here; use HTTP/1.1")
     if method == b"CONNECT":
         raise BadHead(405, "CONNECT is for proxies, which this is not")
-    framing, length = _request_framing(version, headers)
-    hosts = [value for name, value in headers if name == b"host"]
+    told = _told(headers)
+    framing, length = _request_framing(version, told)
+    hosts = told.get(b"host", [])
     if len(hosts) > 1 or (not hosts and version == "1.1"):
         raise BadHead(400, f"a request has one Host header, this one has {len(hosts)}")
     host = hosts[0] if hosts else b""
@@ -96,15 +98,23 @@ def read_request(method: bytes, target: bytes, version: str, headers: Headers) -
         target, host = _without_authority(target, host)
     if host and not _HOST.fullmatch(host):
         raise BadHead(400, "the Host header is not a host name with an optional port")
-    is_websocket = _asks_for_websocket(headers)
+    is_websocket = _asks_for_websocket(told)
     if is_websocket and (version == "1.0" or framing is Framing.CHUNKED or length):
         raise BadHead(400, "a WebSocket begins with an HTTP/1.1 request without a body")
     return RequestHead(method, target, version, headers, host.decode("ascii").lower(), framing, length, is_websocket)
 
 
-def _request_framing(version: str, headers: Headers) -> tuple[Framing, int]:
-    lengths = [value for name, value in headers if name == b"content-length"]
-    codings = [value for name, value in headers if name == b"transfer-encoding"]
+def _told(headers: Headers) -> dict[bytes, list[bytes]]:
+    """The values of those headers that decide something here."""
+    told: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        if name in _TELLING:
+            told.setdefault(name, []).append(value)
+    return told
+
+
+def _request_framing(version: str, told: dict[bytes, list[bytes]]) -> tuple[Framing, int]:
+    lengths, codings = told.get(b"content-length", []), told.get(b"transfer-encoding", [])
     if codings:
         if lengths or len(codings) > 1 or version == "1.0":
             raise BadHead(400, "the end of the body is ambiguous: send one Transfer-Encoding or one Content-Length")
@@ -140,9 +150,9 @@ def _tokens(value: bytes) -> Iterable[bytes]:
     return (token.strip().lower() for token in value.split(b","))
 
 
-def _asks_for_websocket(headers: Headers) -> bool:
-    asked = any(name == b"upgrade" and b"websocket" in _tokens(value) for name, value in headers)
-    return asked and any(name == b"connection" and b"upgrade" in _tokens(value) for name, value in headers)
+def _asks_for_websocket(told: dict[bytes, list[bytes]]) -> bool:
+    asked = any(b"websocket" in _tokens(value) for value in told.get(b"upgrade", ()))
+    return asked and any(b"upgrade" in _tokens(value) for value in told.get(b"connection", ()))
 
 
 def _dropped(headers: Headers) -> frozenset[bytes]:
@@ -189,8 +199,8 @@ def read_response(status: int, version: str, headers: Headers, method: bytes) ->
     """How a container's response to such a request ends (RFC 9112, 6.3). Raises BadHead (502) where that can't be told."""
     if method == b"HEAD" or status in _BODILESS or 100 <= status < 200:
         return Framing.NONE, 0
-    codings = [value for name, value in headers if name == b"transfer-encoding"]
-    lengths = [value for name, value in headers if name == b"content-length"]
+    told = _told(headers)
+    lengths, codings = told.get(b"content-length", []), told.get(b"transfer-encoding", [])
     if codings:
         if lengths or len(codings) > 1 or codings[0].strip().lower() != b"chunked" or version == "1.0":
             raise BadHead(502, "the container's response has a framing that can't be relied on")
