@@ -24,6 +24,7 @@ log = structlog.get_logger()
 
 HEARTBEAT_TIMEOUT_S = 60.0  # an ephemeral app whose client says nothing for so long has lost it (it speaks every 15 s)
 LISTED_AFTER_STOP_S = 24 * 3600.0
+STOP_GRACE_S = 0.5  # for the exit hooks of an app that somebody stops: within a second none of its containers runs
 
 EPHEMERAL = (api_pb2.APP_STATE_EPHEMERAL, api_pb2.APP_STATE_INITIALIZING)
 
@@ -82,7 +83,7 @@ class Apps:
         self._ending: dict[str, AppRecord] = {}
         self._layouts: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
         self.is_busy: Callable[[str], bool] = lambda app_id: False  # whether an app has work to do
-        self.on_stop: Callable[[AppRecord, str], Awaitable[None]] | None = None
+        self.on_stop: Callable[[AppRecord, str, float], Awaitable[None]] | None = None  # the reason, the grace in seconds
         self.on_change: Callable[[AppRecord, Sequence[str]], None] | None = None
         self.after_live: list[Callable[[AppRecord], Awaitable[None]]] = []  # what follows from what an app consists of now
 
@@ -294,6 +295,30 @@ class Apps:
             },
         )
 
+    async def rollover(self, app_id: str, deployed_by: str) -> Publication:
+        """Make the live version live anew, as a version of its own: new containers take the place of those that run."""
+        record = await self.get(app_id)
+        row = await self._database.read(lambda connection: store.deployment(connection, app_id, record.version))
+        if row is None:
+            raise errors.WrongState(f"App '{record.title}' is not deployed. Deploy it with `modal deploy` first.")
+        copies = await self._functions.copy_definitions(row.definition_ids)
+        return await self._go_live(
+            record,
+            state=api_pb2.APP_STATE_DEPLOYED,
+            name=record.name,
+            tags=record.tags,
+            function_ids=row.function_ids,
+            class_ids=row.class_ids,
+            definition_ids=copies,
+            deployment={
+                "deployed_by": deployed_by,
+                "client_version": row.client_version,
+                "tag": row.tag,
+                "commit_info": row.commit_info,
+                "rollback_version": None,
+            },
+        )
+
     async def set_tags(self, app_id: str, tags: dict[str, str]) -> None:
         record = await self.get(app_id)
         await self._database.write(lambda connection: store.update_app(connection, app_id, tags=tags))
@@ -302,8 +327,8 @@ class Apps:
     async def deployments(self, app_id: str) -> list[Row[*tuple[Any, ...]]]:
         return await self._database.read(lambda connection: store.deployments_of(connection, app_id))
 
-    async def stop(self, app_id: str, reason: str) -> None:
-        """End an app, whatever its state. Safe to repeat."""
+    async def stop(self, app_id: str, reason: str, grace_s: float = 0.0) -> None:
+        """End an app, whatever its state. Safe to repeat. `grace_s`: for its containers; 0: what their functions give them."""
         record = self._live.get(app_id)
         if record is None:
             await self.row(app_id)
@@ -317,7 +342,7 @@ class Apps:
         self._ending[app_id] = record
         try:
             if self.on_stop is not None:
-                await self.on_stop(record, reason)
+                await self.on_stop(record, reason, grace_s)
         finally:
             del self._ending[app_id]
         self._functions.forget(app_id)
@@ -350,7 +375,7 @@ class Apps:
     async def stop_all_in(self, environment_id: str) -> None:
         """End all apps of an environment."""
         for record in [record for record in self._live.values() if record.environment_id == environment_id]:
-            await self.stop(record.app_id, "its environment was deleted")
+            await self.stop(record.app_id, "its environment was deleted", STOP_GRACE_S)
 
     def function_count(self, app_id: str) -> int:
         """How many functions and classes an app that runs has."""

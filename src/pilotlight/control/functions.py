@@ -365,6 +365,14 @@ class Functions:
             raise errors.NotFound(f"There is no function {function_id}, or it was never defined.")
         return api_pb2.Function.FromString(row.function)
 
+    async def copy_definitions(self, definition_ids: dict[str, str]) -> dict[str, str]:
+        """The same again under new ids (by function)."""
+        copies = {function_id: ids.new("de") for function_id, definition_id in definition_ids.items() if definition_id}
+        pairs = [(definition_ids[function_id], copy) for function_id, copy in copies.items()]
+        at = self._now()
+        await self._database.write(lambda connection: store.copy_definitions(connection, pairs, at))
+        return copies
+
     async def refresh(self, app_id: str) -> list[tuple[FunctionRecord, str]]:
         """Re-read what is cached of an app after a publication; returns (record, definition id before) of those that changed."""
         changed: list[tuple[FunctionRecord, str]] = []

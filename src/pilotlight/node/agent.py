@@ -137,7 +137,7 @@ class Agent:
                 self._start(command.start_task)
             case "stop_task":
                 if (task := self._tasks.get(command.stop_task.task_id)) is not None:
-                    task.stop(grace_s=0 if command.stop_task.force else None)
+                    task.stop(grace_s=_grace_of(command.stop_task))
             case "drain":
                 if (task := self._tasks.get(command.drain.task_id)) is not None:
                     task.drain()
@@ -255,6 +255,13 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
             raise outcome
     finally:
         await runtime.close()
+
+
+def _grace_of(command: platform_pb2.StopTask) -> float | None:
+    """Seconds that a container has for its exit hooks; None for what its function says."""
+    if command.force:
+        return 0
+    return command.grace_ms / 1000 if command.grace_ms else None
 
 
 def node_id_of(settings: Settings) -> str:

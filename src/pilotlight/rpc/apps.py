@@ -7,7 +7,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.timestamp_pb2 import Timestamp
 from modal_proto import api_pb2
 
-from pilotlight.control.apps import Apps
+from pilotlight.control.apps import STOP_GRACE_S, Apps
 from pilotlight.control.environments import Environments
 from pilotlight.control.output_log import Filter, OutputLog, line_id_of
 from pilotlight.control.tasks import Tasks
@@ -83,6 +83,10 @@ class AppHandlers:
         publication = await self._apps.rollback(request.app_id, request.version, caller.token_id)
         return api_pb2.AppRollbackResponse(url=self._page(request.app_id), deployed_at=publication.deployed_at)
 
+    async def AppRollover(self, caller: Caller, request: api_pb2.AppRolloverRequest) -> api_pb2.AppRolloverResponse:
+        publication = await self._apps.rollover(request.app_id, caller.token_id)
+        return api_pb2.AppRolloverResponse(url=self._page(request.app_id), deployed_at=publication.deployed_at)
+
     async def AppHeartbeat(self, caller: Caller, request: api_pb2.AppHeartbeatRequest) -> Empty:
         if not self._apps.heartbeat(request.app_id):
             await self._apps.row(request.app_id)
@@ -93,7 +97,7 @@ class AppHandlers:
         return Empty()
 
     async def AppStop(self, caller: Caller, request: api_pb2.AppStopRequest) -> Empty:
-        await self._apps.stop(request.app_id, "somebody asked for it")
+        await self._apps.stop(request.app_id, "somebody asked for it", STOP_GRACE_S)
         return Empty()
 
     async def AppList(self, caller: Caller, request: api_pb2.AppListRequest) -> api_pb2.AppListResponse:

@@ -1,8 +1,9 @@
 """Rows of functions, their definitions, and classes."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, insert, literal, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from pilotlight.store.tables import classes, definitions, functions
@@ -25,6 +26,14 @@ def set_live_definitions(connection: Connection, live: dict[str, str]) -> None:
 
 def insert_definition(connection: Connection, row: dict[str, Any]) -> None:
     connection.execute(upsert(definitions).on_conflict_do_nothing(), row)
+
+
+def copy_definitions(connection: Connection, pairs: Sequence[tuple[str, str]], at: float) -> None:
+    """Each (definition id, id of the copy)."""
+    kept = [column for column in definitions.c if column.name not in ("definition_id", "created_at")]
+    for definition_id, copy in pairs:
+        same = select(literal(copy), literal(at), *kept).where(definitions.c.definition_id == definition_id)
+        connection.execute(insert(definitions).from_select(["definition_id", "created_at", *kept], same))
 
 
 def function_with_definition(connection: Connection, function_id: str) -> Row[*tuple[Any, ...]] | None:
