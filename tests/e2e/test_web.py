@@ -204,6 +204,21 @@ def test_stopped_apps_and_unknown_addresses_are_not_found(platform: Platform) ->
     assert httpx.get(address(platform, "nothing-there")).status_code == 404
 
 
+def test_a_server_of_its_own_answers_and_lists_its_requests(platform: Platform) -> None:
+    platform.modal("deploy", "web_server_app.py", deadline_s=IMAGE_S)
+    url = address(platform, "web-server-files")
+    assert httpx.get(url, timeout=START_S).status_code == 200
+    assert httpx.get(url + "/missing", timeout=START_S).status_code == 404
+    assert platform.run("-c", "import modal; print(modal.Server.from_name('web-server', 'Files').get_url())").out.strip() == url
+    seen: list[dict[str, Any]] = []
+    while len(seen) < 2:  # they are told of when they have ended
+        seen = json.loads(platform.modal("server", "requests", "web-server/Files", "--json").out)
+    assert [(request["route"], request["status"]) for request in seen] == [("GET /", 200), ("GET /missing", 404)]
+    assert url in platform.modal("server", "info", "web-server/Files").out
+    platform.modal("app", "stop", "--yes", "web-server")
+    assert httpx.get(url).status_code == 404
+
+
 def test_serving_follows_changes(platform: Platform, tmp_path: Path) -> None:
     program = tmp_path / "web_served.py"
     text = (PROGRAMS / "web_served.py").read_text()
