@@ -100,16 +100,25 @@ check: environment-dev environment-node  ## what CI checks without running anyth
 unit: environment-dev
 	$(VENV)/bin/pytest tests/unit
 
+# $(call suite,DIRECTORY): tests of many processes on a machine that others may use too. What fails is run once more, aloud: a test that
+# fails twice has failed, one that passes the second time is to be looked into all the same.
+define suite
+	$(SUDO) $(VENV)/bin/pytest $(1) || {
+	  echo "=== These failed. Once more, by themselves:"
+	  $(SUDO) $(VENV)/bin/pytest $(1) --last-failed --last-failed-no-failures none
+	}
+endef
+
 integration: environment-dev environment-oldest environment-node
-	$(SUDO) $(VENV)/bin/pytest tests/integration
+	$(call suite,tests/integration)
 
 e2e: environment-dev environment-oldest environment-node
-	$(SUDO) $(VENV)/bin/pytest tests/e2e
+	$(call suite,tests/e2e)
 
 test: check environment-oldest environment-node  ## everything, on a bare clone too
 	$(VENV)/bin/pytest tests/unit
-	$(SUDO) $(VENV)/bin/pytest tests/integration
-	$(SUDO) $(VENV)/bin/pytest tests/e2e
+	$(call suite,tests/integration)
+	$(call suite,tests/e2e)
 
 bench: environment-dev  ## measurements, beside the floor that a null server sets
 	$(SUDO) $(VENV)/bin/python -m bench.run
