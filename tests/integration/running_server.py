@@ -22,6 +22,10 @@ from pilotlight.control.secrets import Secrets
 from pilotlight.control.tokens import Tokens
 from pilotlight.control.volume_files import VolumeFiles
 from pilotlight.control.volumes import Volumes
+from pilotlight.core.labels import addresses_of
+from pilotlight.core.reach import Edge
+from pilotlight.core.labels import Addresses
+from pilotlight.core.reach import Edge
 from pilotlight.edge.app import REFUSALS
 from pilotlight.edge.blobs import Blobs as EdgeBlobs
 from pilotlight.edge.volumes import Volumes as EdgeVolumes
@@ -177,13 +181,18 @@ class RunningServer:
     async def _serve(self) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         key = load_or_create_key(self.state / "keys" / "signing.key")
-        edge = socket.create_server(("127.0.0.1", 0))
-        self.use_cases = await assemble(self.state, key, f"http://127.0.0.1:{edge.getsockname()[1]}")
-        edge_server = uvicorn.Server(uvicorn.Config(self._edge(key), http="httptools", lifespan="off", log_config=None))
-        serving_edge = asyncio.create_task(edge_server.serve([edge]))
+        edge_socket = socket.create_server(("127.0.0.1", 0))
+        edge = Edge("127.0.0.1", edge_socket.getsockname()[1], False, Addresses("localhost", "http", 80))
+        self.use_cases = await assemble(self.state, key, edge.own_url)
+        edge_server = uvicorn.Server(
+            uvicorn.Config(self._edge(key), http="httptools", lifespan="off", log_config=None, timeout_graceful_shutdown=1)
+        )
+        serving_edge = asyncio.create_task(edge_server.serve([edge_socket]))
         listener = socket.create_server(("127.0.0.1", self.port))
         self.port = listener.getsockname()[1]
-        authenticator = TokenAuthenticator(self.use_cases.tokens, self.use_cases.edge)
+        host, edge_port = edge.getsockname()
+        reached = Edge(host, edge_port, has_tls=False, addresses=addresses_of("localhost", edge_port, has_tls=False))
+        authenticator = TokenAuthenticator(self.use_cases.tokens, reached)
         server = ClosingServer([Service(self.use_cases.handlers(key), authenticator)])
         await server.start(sock=listener)
         self._ready.set()
