@@ -34,11 +34,11 @@ class AppHandlers:
 
     async def AppCreate(self, caller: Caller, request: api_pb2.AppCreateRequest) -> api_pb2.AppCreateResponse:
         app = await self._apps.create(request, caller.client_version, caller.idempotency_key)
-        page = self._page(app.app_id)
+        page = self._page(caller, app.app_id)
         return api_pb2.AppCreateResponse(app_id=app.app_id, app_page_url=page, app_logs_url=page)
 
-    def _page(self, app_id: str) -> str:
-        return f"{self._web_url}/apps/{app_id}"
+    def _page(self, caller: Caller, app_id: str) -> str:
+        return f"{caller.edge_base_url or self._web_url}/apps/{app_id}"
 
     async def AppGetOrCreate(self, caller: Caller, request: api_pb2.AppGetOrCreateRequest) -> api_pb2.AppGetOrCreateResponse:
         app = await self._apps.get_or_create(
@@ -77,15 +77,15 @@ class AppHandlers:
 
     async def AppPublish(self, caller: Caller, request: api_pb2.AppPublishRequest) -> api_pb2.AppPublishResponse:
         publication = await self._apps.publish(request, caller.token_id, caller.client_version)
-        return api_pb2.AppPublishResponse(url=self._page(request.app_id), deployed_at=publication.deployed_at)
+        return api_pb2.AppPublishResponse(url=self._page(caller, request.app_id), deployed_at=publication.deployed_at)
 
     async def AppRollback(self, caller: Caller, request: api_pb2.AppRollbackRequest) -> api_pb2.AppRollbackResponse:
         publication = await self._apps.rollback(request.app_id, request.version, caller.token_id)
-        return api_pb2.AppRollbackResponse(url=self._page(request.app_id), deployed_at=publication.deployed_at)
+        return api_pb2.AppRollbackResponse(url=self._page(caller, request.app_id), deployed_at=publication.deployed_at)
 
     async def AppRollover(self, caller: Caller, request: api_pb2.AppRolloverRequest) -> api_pb2.AppRolloverResponse:
         publication = await self._apps.rollover(request.app_id, caller.token_id)
-        return api_pb2.AppRolloverResponse(url=self._page(request.app_id), deployed_at=publication.deployed_at)
+        return api_pb2.AppRolloverResponse(url=self._page(caller, request.app_id), deployed_at=publication.deployed_at)
 
     async def AppHeartbeat(self, caller: Caller, request: api_pb2.AppHeartbeatRequest) -> Empty:
         if not self._apps.heartbeat(request.app_id):
