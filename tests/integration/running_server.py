@@ -17,14 +17,13 @@ from pilotlight.control.blobs import Blobs
 from pilotlight.control.dicts import Dicts
 from pilotlight.control.environments import Environments
 from pilotlight.control.mounts import Mounts
+from pilotlight.control.network_file_systems import NetworkFileSystems
 from pilotlight.control.queues import Queues
 from pilotlight.control.secrets import Secrets
 from pilotlight.control.tokens import Tokens
 from pilotlight.control.volume_files import VolumeFiles
 from pilotlight.control.volumes import Volumes
-from pilotlight.core.labels import addresses_of
-from pilotlight.core.reach import Edge
-from pilotlight.core.labels import Addresses
+from pilotlight.core.labels import Addresses, addresses_of
 from pilotlight.core.reach import Edge
 from pilotlight.edge.app import REFUSALS
 from pilotlight.edge.blobs import Blobs as EdgeBlobs
@@ -36,6 +35,7 @@ from pilotlight.rpc.dicts import DictHandlers
 from pilotlight.rpc.environments import EnvironmentHandlers
 from pilotlight.rpc.framework import Service
 from pilotlight.rpc.mounts import MountHandlers
+from pilotlight.rpc.network_file_systems import NetworkFileSystemHandlers
 from pilotlight.rpc.queues import QueueHandlers
 from pilotlight.rpc.secrets import SecretHandlers
 from pilotlight.rpc.volumes import VolumeHandlers
@@ -62,6 +62,7 @@ class UseCases:
     queues: Queues
     volumes: Volumes
     volume_files: VolumeFiles
+    network_file_systems: NetworkFileSystems
 
     def handlers(self, key: bytes) -> list[object]:
         return [
@@ -73,6 +74,7 @@ class UseCases:
             DictHandlers(self.dicts),
             QueueHandlers(self.queues),
             VolumeHandlers(self.volumes, self.volume_files),
+            NetworkFileSystemHandlers(self.network_file_systems),
         ]
 
 
@@ -88,17 +90,20 @@ async def assemble(state: Path, signing_key: bytes, edge_url: str = "http://127.
     await tokens.load()
     await tokens.ensure_first(state / "token")
     volumes = Volumes(database=database, environments=environments, directory=state / "volumes")
+    files = VolumeFiles(volumes=volumes, objects=objects, signing_key=signing_key, base_url=edge_url)
+    mounts = Mounts(database=database, objects=objects)
     return UseCases(
         database,
         tokens,
         environments,
-        Mounts(database=database, objects=objects),
+        mounts,
         Blobs(objects=objects, signing_key=signing_key, base_url=edge_url),
         Secrets(database=database, environments=environments, key_file=KeyFile(state / "keys" / "secrets.key")),
         Dicts(database=database, environments=environments),
         Queues(database=database, environments=environments),
         volumes,
-        VolumeFiles(volumes=volumes, objects=objects, signing_key=signing_key, base_url=edge_url),
+        files,
+        NetworkFileSystems(database=database, environments=environments, volumes=volumes, files=files, mounts=mounts),
     )
 
 
@@ -181,13 +186,12 @@ class RunningServer:
     async def _serve(self) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         key = load_or_create_key(self.state / "keys" / "signing.key")
-        edge_socket = socket.create_server(("127.0.0.1", 0))
-        edge = Edge("127.0.0.1", edge_socket.getsockname()[1], False, Addresses("localhost", "http", 80))
-        self.use_cases = await assemble(self.state, key, edge.own_url)
+        edge = socket.create_server(("127.0.0.1", 0))
+        self.use_cases = await assemble(self.state, key, f"http://127.0.0.1:{edge.getsockname()[1]}")
         edge_server = uvicorn.Server(
             uvicorn.Config(self._edge(key), http="httptools", lifespan="off", log_config=None, timeout_graceful_shutdown=1)
         )
-        serving_edge = asyncio.create_task(edge_server.serve([edge_socket]))
+        serving_edge = asyncio.create_task(edge_server.serve([edge]))
         listener = socket.create_server(("127.0.0.1", self.port))
         self.port = listener.getsockname()[1]
         host, edge_port = edge.getsockname()

@@ -116,6 +116,7 @@ class VolumeFiles:
         if is_repeated and all(_has_content(tree, file) for file in files):
             return
         check_room(tree, version, [file.parts for file in new])
+        changes.check_targets(tree, [file.parts for file in new], overwrite=overwrite)
         changes.put(places, volume_id, new, overwrite=overwrite)
 
     def _fill(self, file: ContentFile, target: int) -> None:
@@ -166,13 +167,13 @@ class VolumeFiles:
         tree = places.tree(volume_id)
         listed = _last_of_each(files)
         try:
-            changes.check_targets(tree, [file.parts for file in listed], overwrite=overwrite)
+            present = changes.check_targets(tree, [file.parts for file in listed], overwrite=overwrite)
         except errors.AlreadyExists:
             if is_repeated and all(blocks.same(places, volume_id, file) for file in listed):
                 return []
             raise
         check_room(tree, V2, [file.parts for file in listed])
-        if missing := blocks.missing(places, volume_id, files):
+        if missing := blocks.missing(places, volume_id, files, present):
             return missing[:MAX_URLS]
         new = [NewFile(file.parts, file.mode, blocks.fill(places, volume_id, file)) for file in listed]
         changes.put(places, volume_id, new, overwrite=overwrite)

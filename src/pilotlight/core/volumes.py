@@ -143,9 +143,7 @@ class VolumeUrls:
 
     def get_url(self, volume_id: str, parts: Parts, inode: int, start: int, end: int) -> str:
         """For the bytes start..end of a file, as long as the path means this inode."""
-        return self._signed(
-            "GET", f"/volumes/{volume_id}/files", file=encoded("/".join(parts)), inode=inode, start=start, end=end
-        )
+        return self._signed("GET", f"/volumes/{volume_id}/files", file=encoded("/".join(parts)), inode=inode, start=start, end=end)
 
     def _signed(self, method: str, path: str, **claims: str | int) -> str:
         return f"{self._base_url}{path}?{sign(self._key, method, path, self._expires_at, **claims)}"

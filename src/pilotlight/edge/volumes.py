@@ -53,7 +53,7 @@ class Volumes:
         """Keep a block for the files that are to be made of it; the reply is what the client hands to the server as its receipt."""
         claims = self._permitted(request)
         volume_id, digest = request.path_params["volume_id"], request.path_params["digest"]
-        block = await self._run(partial(IncomingBlock, self._places, volume_id, digest, int(claims["most"])))
+        block = IncomingBlock(self._places, volume_id, digest, int(claims["most"]))
         try:
             held = bytearray()
             async for chunk in chunks(request, self._silence_s):
@@ -61,10 +61,11 @@ class Volumes:
                 if len(held) >= PIECE_BYTES:
                     await self._run(partial(block.append, bytes(held)))
                     held.clear()
-            await self._run(partial(_append_last, block, bytes(held)))
+            await self._run(partial(block.finish, bytes(held)))
         finally:
-            # Shielded: a request that is broken off must not leave its draft.
-            await asyncio.shield(self._run(block.close))
+            if not block.is_closed:
+                # Shielded: a request that is broken off must not leave its draft.
+                await asyncio.shield(self._run(block.close))
         return Response(digest, media_type="text/plain")
 
     async def download(self, request: Request) -> Response:
@@ -107,11 +108,6 @@ class Volumes:
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-
-
-def _append_last(block: IncomingBlock, data: bytes) -> None:
-    block.append(data)
-    block.finish()
 
 
 def _read_and_close(descriptor: int, start: int, end: int) -> bytes:

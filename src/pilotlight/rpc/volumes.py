@@ -32,7 +32,8 @@ def _metadata(found: VolumeRecord) -> api_pb2.VolumeMetadata:
     )
 
 
-def _file_entry(entry: Entry) -> api_pb2.FileEntry:
+def file_entry(entry: Entry) -> api_pb2.FileEntry:
+    """An entry of a directory in the protocol's words."""
     # A name that is not UTF-8 is shown with marks in the place of its odd bytes; only programs in containers can use it.
     path = "/".join(entry.parts).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     kind = _TYPES.get(entry.format, api_pb2.FileEntry.UNSPECIFIED)
@@ -124,7 +125,7 @@ class VolumeHandlers:
         parts = parse_path(request.path)
         batches = self._volumes.entries(request.volume_id, parts, recursive=request.recursive, limit=request.max_entries)
         async for batch in batches:
-            yield [_file_entry(entry) for entry in batch]
+            yield [file_entry(entry) for entry in batch]
 
     async def VolumeGetFile(self, caller: Caller, request: api_pb2.VolumeGetFileRequest) -> api_pb2.VolumeGetFileResponse:
         found = await self._files.read(request.volume_id, parse_file_path(request.path), request.start, request.len)

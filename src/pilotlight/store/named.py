@@ -26,6 +26,7 @@ class Kind:
 DICTS = Kind(tables.dicts, tables.dict_entries, "dict_id")
 QUEUES = Kind(tables.queues, tables.queue_items, "queue_id")
 VOLUMES = Kind(tables.volumes, None, "volume_id")
+NETWORK_FILE_SYSTEMS = Kind(tables.network_file_systems, None, "file_system_id")
 
 NamedRow = Row[*tuple[Any, ...]]  # object_id, name, environment_id, created_at
 

@@ -10,7 +10,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,17 +38,15 @@ class IncomingBlock:
     """A block on its way in: an unnamed file of ours that gets its name when all is there. Blocks its thread."""
 
     def __init__(self, places: Places, volume_id: str, sha256_hex: str, most_bytes: int) -> None:
-        self._places = places
         self._place = places.block(volume_id, sha256_hex)
-        if not places.tree(volume_id).is_dir():
-            raise errors.NotFound(f"Volume {volume_id} was deleted.")
+        self._tree = places.tree(volume_id)
         self._left = min(most_bytes, BLOCK_BYTES)
         self._expected = sha256_hex
         self._hash = hashlib.sha256()
         self._draft = places.draft()
         self._descriptor: int | None = None
         self._lock = threading.Lock()  # `close` waits for a write that its cancelled caller no longer waits for
-        self._is_closed = False
+        self.is_closed = False
 
     def append(self, data: bytes) -> None:
         """The next bytes; raises InvalidInput if there are more than its URL allows."""
@@ -56,7 +54,7 @@ class IncomingBlock:
         if self._left < 0:
             raise errors.InvalidInput("The block is longer than its URL allows. Start the upload again.")
         with self._lock:
-            if self._is_closed:
+            if self.is_closed:
                 return
             if self._descriptor is None:
                 self._descriptor = os.open(self._draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -65,8 +63,9 @@ class IncomingBlock:
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]
 
-    def finish(self) -> None:
-        """All is there; raises InvalidInput if it is not what its hash says."""
+    def finish(self, data: bytes) -> None:
+        """The last bytes, after which it is closed; raises InvalidInput if it is not what its hash says, NotFound."""
+        self.append(data)
         if self._hash.hexdigest() != self._expected:
             raise errors.InvalidInput(
                 f"The block sent for {self._expected} has the hash {self._hash.hexdigest()}: the file changed while it was being "
@@ -76,20 +75,25 @@ class IncomingBlock:
             try:
                 self._draft.rename(self._place)
             except FileNotFoundError:
+                if not self._tree.is_dir():
+                    raise errors.NotFound(f"Volume {self._tree.name} was deleted.") from None
                 self._place.parent.mkdir(mode=0o700, exist_ok=True)
                 self._draft.rename(self._place)
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+            self.is_closed = True
 
     def close(self) -> None:
         """End it; what has not been finished leaves nothing."""
         with self._lock:
-            self._is_closed = True
-            if self._descriptor is not None:
+            if self._descriptor is not None and not self.is_closed:
                 os.close(self._descriptor)
                 self._draft.unlink(missing_ok=True)
+            self.is_closed = True
 
 
-def missing(places: Places, volume_id: str, files: Sequence[BlockFile]) -> list[tuple[int, int]]:
-    """(file, block) of those blocks that must be sent, each hash once."""
+def missing(places: Places, volume_id: str, files: Sequence[BlockFile], present: Collection[Parts]) -> list[tuple[int, int]]:
+    """(file, block) of those blocks that must be sent, each hash once. `present`: which of the files are to be replaced."""
     waiting = _waiting(places, volume_id)
     asked: set[bytes] = set()
     found: list[tuple[int, int]] = []
@@ -100,6 +104,10 @@ def missing(places: Places, volume_id: str, files: Sequence[BlockFile]) -> list[
             if digest != EMPTY_SHA256 and digest not in asked and digest not in waiting
         ]
         if not lacking:
+            continue
+        if file.parts not in present:
+            asked.update(digest for _, digest in lacking)
+            found += {digest: (file_index, index) for index, digest in reversed(lacking)}.values()
             continue
         with _old_file(places, volume_id, file) as old:
             lengths = block_lengths(file.size_bytes)

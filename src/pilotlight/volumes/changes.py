@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pilotlight.core import errors
-from pilotlight.core.volumes import Parts, shown
+from pilotlight.core.volumes import Parts
 from pilotlight.volumes import walking
 from pilotlight.volumes.places import Places
 
@@ -23,6 +23,8 @@ SYNC_ONE_BY_ONE = 64  # more files than this are synced together, with all else 
 COPY_BYTES = 64 << 20
 _BUFFER_BYTES = 1 << 20
 _UNSUPPORTED = (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
+
+_AT_FDCWD, _RENAME_NOREPLACE = -100, 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -40,10 +42,10 @@ class NewFile:
 
 
 def put(places: Places, volume_id: str, files: Sequence[NewFile], *, overwrite: bool) -> None:
-    """Put files into a volume, all of them whole; raises AlreadyExists, before any is in place if it is known by then."""
+    """Put files into a volume, all of them whole; raises AlreadyExists (`check_targets` says it before any is in place)."""
     tree = places.tree(volume_id)
-    check_targets(tree, [file.parts for file in files], overwrite=overwrite)
     drafts: list[Path] = []
+    is_done = False
     try:
         for file in files:
             draft = places.draft()
@@ -52,26 +54,28 @@ def put(places: Places, volume_id: str, files: Sequence[NewFile], *, overwrite: 
         if len(files) > SYNC_ONE_BY_ONE:
             sync_file_system(tree)
         _place(tree, files, drafts, overwrite=overwrite)
+        is_done = True
     except OSError as error:
         raise walking.translated(error, files[min(len(drafts), len(files)) - 1].parts) from error
     finally:
-        for draft in drafts:
-            draft.unlink(missing_ok=True)
+        if not is_done:
+            for draft in drafts:
+                draft.unlink(missing_ok=True)
 
 
-def check_targets(tree: Path, paths: Iterable[Parts], *, overwrite: bool) -> None:
-    """Whether files may be put there; raises AlreadyExists for a directory, and for a file unless it may be overwritten."""
-    for parts in paths:
-        try:
-            found = walking.find(tree, parts)
-        except errors.InvalidInput as error:
-            raise errors.AlreadyExists(f"{shown(parts)!r} can't be written: {error}") from error
-        if found is None:
-            continue
+def check_targets(tree: Path, paths: Iterable[Parts], *, overwrite: bool) -> set[Parts]:
+    """Whether files may be put there, and which of them are there already.
+
+    Raises AlreadyExists for a directory, and for a file unless it may be overwritten.
+    """
+    present: set[Parts] = set()
+    for parts, found in walking.find_all(tree, paths):
         if stat.S_ISDIR(found.st_mode):
             raise walking.translated(IsADirectoryError(errno.EISDIR, ""), parts)
         if not overwrite:
             raise walking.translated(FileExistsError(errno.EEXIST, ""), parts)
+        present.add(parts)
+    return present
 
 
 def _fill(draft: Path, file: NewFile, *, sync: bool) -> None:
@@ -109,9 +113,19 @@ def place(draft: Path, directory: int, parts: Parts, *, overwrite: bool) -> None
         if overwrite:
             os.rename(draft, parts[-1], dst_dir_fd=directory)
         else:
-            os.link(draft, parts[-1], dst_dir_fd=directory)  # unlike a rename it fails if the name is taken
+            _rename_to_free(draft, directory, parts[-1])
     except OSError as error:
         raise walking.translated(error, parts, directory) from error
+
+
+def _rename_to_free(draft: Path, directory: int, name: str) -> None:
+    """Rename, unless the name is taken (renameat2(2))."""
+    if _libc.renameat2(_AT_FDCWD, os.fsencode(draft), directory, os.fsencode(name), _RENAME_NOREPLACE):
+        number = ctypes.get_errno()
+        if number != errno.EINVAL:
+            raise OSError(number, os.strerror(number), name)
+        os.link(draft, name, dst_dir_fd=directory)  # network file systems know only this
+        draft.unlink()
 
 
 def _sync_ancestors(tree: Path, directories: Iterable[Parts]) -> None:

@@ -8,7 +8,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,6 +123,31 @@ def find(root: Path, parts: Parts) -> os.stat_result | None:
         return look(root, parts)
     except errors.NotFound:
         return None
+
+
+def find_all(root: Path, paths: Iterable[Parts]) -> Iterator[tuple[Parts, os.stat_result]]:
+    """Those of the paths at which there is something; each directory is entered once.
+
+    Raises AlreadyExists where something else is in the place of a directory.
+    """
+    by_directory: dict[Parts, list[Parts]] = {}
+    for parts in paths:
+        by_directory.setdefault(parts[:-1], []).append(parts)
+    for parent, listed in by_directory.items():
+        try:
+            descriptor = open_directory(root, parent)
+        except errors.InvalidInput as error:
+            raise errors.AlreadyExists(f"{shown(listed[0])!r} can't be written: {error}") from error
+        except errors.NotFound:
+            if not parent:
+                raise
+            continue
+        try:
+            for parts in listed:
+                with contextlib.suppress(FileNotFoundError):
+                    yield parts, os.stat(parts[-1], dir_fd=descriptor, follow_symlinks=False)
+        finally:
+            os.close(descriptor)
 
 
 @contextlib.contextmanager
