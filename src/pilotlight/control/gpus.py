@@ -53,6 +53,7 @@ class Gpus:
         self._holders: dict[tuple[str, str], set[str]] = {}  # by node and uuid
         self.failures_total = 0
         self.on_free: list[Callable[[], None]] = []  # those who wait may look again
+        self.on_change: list[Callable[[str], None]] = []  # what a node has, or has free, is another
 
     # ---- what nodes have ----
 
@@ -60,10 +61,12 @@ class Gpus:
         """A node is (back) here, with these."""
         gpus = {told.uuid: _Gpu(Device(told.uuid, told.kind, told.memory_mib, told.shares or 1), told.problem) for told in devices}
         self._nodes[node_id] = _Node(gpus)
+        self._changed(node_id)
 
     def leave(self, node_id: str) -> None:
         """A node has gone. Who has GPUs of it keeps them until it is known what became of them."""
         self._nodes.pop(node_id, None)
+        self._changed(node_id)
 
     def fail(self, node_id: str, uuid: str, problem: str) -> list[str]:
         """A device is to be given to nobody any more; returns who has it."""
@@ -73,6 +76,7 @@ class Gpus:
             return []
         gpu.problem = problem
         self.failures_total += 1
+        self._changed(node_id)
         log.error("gpu_failed", node_id=node_id, uuid=uuid, kind=gpu.device.kind, problem=problem)
         return sorted(self._holders.get((node_id, uuid), ()))
 
@@ -132,6 +136,7 @@ class Gpus:
             self._holdings[holder] = Holding(node_id, tuple(uuids))
             for uuid in uuids:
                 self._holders.setdefault((node_id, uuid), set()).add(holder)
+            self._changed(node_id)
 
     def release(self, holder: str) -> None:
         """The holder's processes are gone. Does nothing for who has none."""
@@ -148,7 +153,12 @@ class Gpus:
             holders.discard(holder)
             if not holders:
                 del self._holders[holding.node_id, uuid]
+        self._changed(holding.node_id)
         return True
+
+    def _changed(self, node_id: str) -> None:
+        for follow in self.on_change:
+            follow(node_id)
 
     def _taken(self, node_id: str, gpu: _Gpu) -> int:
         return len(self._holders.get((node_id, gpu.device.uuid), ()))

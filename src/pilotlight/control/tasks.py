@@ -19,13 +19,14 @@ from pilotlight.control.live import LiveInput, LiveTask, Pool
 from pilotlight.control.mounts import Mounts
 from pilotlight.control.needs import needs_of
 from pilotlight.control.nodes import Nodes
+from pilotlight.control.occupancy import Occupancy
 from pilotlight.control.output_log import OutputLog
 from pilotlight.control.pools import Pools
 from pilotlight.control.secrets import Secrets
 from pilotlight.control.task_ends import how_it_ended, last_output
 from pilotlight.control.volume_mounts import look_up_mounts
 from pilotlight.core import errors, ids, retries
-from pilotlight.core.placement import NodeView, Placed
+from pilotlight.core.placement import Placed
 from pilotlight.core.tasks import TaskEvent, TaskState
 from pilotlight.store import calls as call_rows
 from pilotlight.store import tasks as store
@@ -68,6 +69,7 @@ class Tasks:
         self._secrets = secrets
         self._output_log = output_log
         self._now = now
+        self.occupancy = Occupancy(nodes)
         self._live: dict[str, LiveTask] = {}
         self._storing: set[tuple[str, int]] = set()  # (task, batch) of outputs on their way to the disk
         self.seconds_total = 0.0
@@ -97,29 +99,6 @@ class Tasks:
             raise errors.NotFound(f"There is no container {task_id}. `modal container list` shows those that run.")
         return row
 
-    def node_views(self) -> list[NodeView]:
-        """What placement needs to know of each connected node."""
-        views: list[NodeView] = []
-        for node in self._nodes.all():
-            here = [task for task in self._live.values() if task.node_id == node.node_id]
-            views.append(
-                NodeView(
-                    node_id=node.node_id,
-                    milli_cpu=node.milli_cpu,
-                    memory_mib=node.memory_mib,
-                    used_milli_cpu=sum(task.milli_cpu for task in here),
-                    used_memory_mib=sum(task.memory_mib for task in here),
-                    containers=len(here),
-                    max_containers=node.max_containers,
-                    starting=sum(task.state is TaskState.STARTING for task in here),
-                    max_starting=node.max_starting,
-                    gpus=self._nodes.gpus.totals(node.node_id),
-                    free_gpus=self._nodes.gpus.free(node.node_id),
-                    failed_gpus=self._nodes.gpus.failed(node.node_id),
-                )
-            )
-        return views
-
     # ---- starting and stopping ----
 
     def reserve(self, pool: Pool, placed: Placed) -> LiveTask:
@@ -137,9 +116,19 @@ class Tasks:
         )
         if need.gpu is not None:
             self._nodes.gpus.take(task.task_id, placed.node_id, placed.gpu_kind, need.gpu.count)
-        self._live[task.task_id] = task
-        pool.tasks[task.task_id] = task
+        self._hold(task)
         return task
+
+    def _hold(self, task: LiveTask) -> None:
+        self._live[task.task_id] = task
+        task.pool.tasks[task.task_id] = task
+        self.occupancy.take(task)
+
+    def _move(self, task: LiveTask, event: TaskEvent) -> bool:
+        moved = task.move(event)
+        if moved:
+            self.occupancy.begun(task)
+        return moved
 
     async def start(self, task: LiveTask) -> None:
         """Send a reserved container to its node."""
@@ -215,7 +204,7 @@ class Tasks:
 
     def stop(self, task: LiveTask, reason: str, *, force: bool = False, grace_s: float = 0.0) -> None:
         """End a container: at once, or after asking it. `grace_s` may shorten the time that its function gives it for that."""
-        if not task.move(TaskEvent.STOP) and not force and not grace_s:
+        if not self._move(task, TaskEvent.STOP) and not force and not grace_s:
             return
         self.on_serving(task.pool)
         task.stop_reason = task.stop_reason or reason
@@ -224,7 +213,7 @@ class Tasks:
 
     def drain(self, task: LiveTask, reason: str) -> None:
         """Let a container finish what it has, and then end."""
-        if not task.move(TaskEvent.DRAIN):
+        if not self._move(task, TaskEvent.DRAIN):
             return
         self.on_serving(task.pool)
         task.stop_reason = reason
@@ -246,7 +235,7 @@ class Tasks:
     def ready(self, task_id: str, address: str = "") -> None:
         """The container has imported the user's code and asks for its first input; or its port answers."""
         task = self._live.get(task_id)
-        if task is None or not task.move(TaskEvent.ASK):
+        if task is None or not self._move(task, TaskEvent.ASK):
             return
         node = self._nodes.get(task.node_id)
         task.address, task.web_node = address, node.web_address if node is not None else ""
@@ -321,7 +310,7 @@ class Tasks:
             return
         late = [task.held[input_id] for input_id in event.input_ids if input_id in task.held]
         task.stop_reason = "input_timeout"
-        task.move(TaskEvent.STOP)
+        self._move(task, TaskEvent.STOP)
         self.on_serving(task.pool)
         message = f"Task's current input in {task.task_id} hit its timeout of {event.timeout_s}s"
         self._say(task, message + "\n")
@@ -334,12 +323,13 @@ class Tasks:
         task = self._live.pop(event.task_id, None)
         if task is None:
             return
+        self.occupancy.release(task)
         pool = task.pool
         pool.tasks.pop(task.task_id, None)
         was_starting = not task.ready_at
         self.on_serving(pool)
         expected = bool(task.stop_reason) or event.reason in ("stopped", "input_timeout")
-        task.move(TaskEvent.EXIT)
+        self._move(task, TaskEvent.EXIT)
         if task.recall is not None:
             task.recall.cancel()
         log.info("task_exited", task_id=task.task_id, exit_code=event.exit_code, reason=event.reason, expected=expected)
@@ -440,7 +430,7 @@ class Tasks:
                 unknown.append(kept.task_id)
                 continue
             task.node_id, task.web_node, task.address = node_id, web_address, kept.address
-            if kept.ready and task.move(TaskEvent.ASK):
+            if kept.ready and self._move(task, TaskEvent.ASK):
                 task.idle_since = asyncio.get_running_loop().time()
                 task.ready_at = task.ready_at or self._now()
             if task.state is TaskState.READY:
@@ -482,8 +472,7 @@ class Tasks:
                 slots=pool.concurrency * max(1, pool.batch_size),
             )
             self._nodes.gpus.keep(task.task_id, task.node_id, row.gpu_uuids)
-            self._live[task.task_id] = task
-            pool.tasks[task.task_id] = task
+            self._hold(task)
 
     async def lose(self, node_id: str, kept: Sequence[str]) -> None:
         """A node does not have these tasks (any more): they died with all they held."""

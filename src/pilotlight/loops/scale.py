@@ -94,7 +94,7 @@ class ScaleLoop:
         if pool.startup_failures and any(task.state is TaskState.STARTING for task in pool.tasks.values()):
             return
         for _ in range(count):
-            placed = place(self._tasks.node_views(), needs)
+            placed = place(self._tasks.occupancy.views(), needs)
             if isinstance(placed, Unplaced):
                 report.unplaced += 1
                 report.drained += self._gpu_tasks.make_room(needs)
