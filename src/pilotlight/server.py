@@ -13,6 +13,7 @@ from pilotlight.control.autoscalers import Autoscalers
 from pilotlight.control.blobs import Blobs
 from pilotlight.control.call_graph import CallGraphs
 from pilotlight.control.calls import Calls
+from pilotlight.control.cordons import Cordons
 from pilotlight.control.dicts import Dicts
 from pilotlight.control.edges import Edges
 from pilotlight.control.environments import Environments
@@ -22,6 +23,7 @@ from pilotlight.control.gpu_tasks import GpuTasks
 from pilotlight.control.image_names import ImageNames
 from pilotlight.control.images import Images
 from pilotlight.control.mounts import Mounts
+from pilotlight.control.network_file_systems import NetworkFileSystems
 from pilotlight.control.nodes import Nodes
 from pilotlight.control.output_log import OutputLog
 from pilotlight.control.overview import Overview
@@ -34,6 +36,7 @@ from pilotlight.control.schedules import Schedules
 from pilotlight.control.secrets import Secrets
 from pilotlight.control.tasks import Tasks
 from pilotlight.control.tokens import Tokens
+from pilotlight.control.tunnels import Tunnels
 from pilotlight.control.volume_files import VolumeFiles
 from pilotlight.control.volumes import Volumes
 from pilotlight.control.web import Web
@@ -65,12 +68,14 @@ from pilotlight.rpc.functions import FunctionHandlers
 from pilotlight.rpc.image_names import ImageNameHandlers
 from pilotlight.rpc.images import ImageHandlers
 from pilotlight.rpc.mounts import MountHandlers
+from pilotlight.rpc.network_file_systems import NetworkFileSystemHandlers
 from pilotlight.rpc.nodes import NodeService
 from pilotlight.rpc.proxy_tokens import ProxyTokenHandlers
 from pilotlight.rpc.queues import QueueHandlers
 from pilotlight.rpc.secrets import SecretHandlers
 from pilotlight.rpc.servers import ServerHandlers
 from pilotlight.rpc.tasks import TaskHandlers
+from pilotlight.rpc.tunnels import TunnelHandlers
 from pilotlight.rpc.volumes import VolumeHandlers
 from pilotlight.rpc.workspace import WorkspaceHandlers
 from pilotlight.store import output_tables
@@ -113,6 +118,13 @@ class Server:
         self.volumes = Volumes(database=database, environments=self.environments, directory=settings.volumes_path)
         self.volume_files = VolumeFiles(
             volumes=self.volumes, objects=objects, signing_key=self.signing_key, base_url=self.edge.own_url
+        )
+        self.network_file_systems = NetworkFileSystems(
+            database=database,
+            environments=self.environments,
+            volumes=self.volumes,
+            files=self.volume_files,
+            mounts=self.mounts,
         )
         self.functions = Functions(database, addresses)
         self.apps = Apps(database=database, environments=self.environments, functions=self.functions)
@@ -159,6 +171,7 @@ class Server:
             secrets=self.secrets,
             output_log=self.output_log,
         )
+        self.cordons = Cordons(database=database, nodes=self.nodes, tasks=self.tasks, pools=self.pools)
         self.gpu_tasks = GpuTasks(
             tasks=self.tasks, nodes=self.nodes, pools=self.pools, autoscalers=self.autoscalers, output_log=self.output_log
         )
@@ -174,6 +187,7 @@ class Server:
             workspace=settings.workspace,
         )
         self.web_requests = WebRequests(output_database)
+        self.tunnels = Tunnels(database=database, edges=self.edges, place=settings.tunnels, find_task=self.tasks.get)
         self.web = Web(
             functions=self.functions,
             pools=self.pools,
@@ -182,6 +196,7 @@ class Server:
             tokens=self.proxy_tokens,
             requests=self.web_requests,
             max_waiting=settings.web_max_waiting,
+            tunnels=self.tunnels,
         )
         self.schedules = Schedules(database=database, apps=self.apps, calls=self.calls, output_log=self.output_log)
         self.volumes.mounted_in = lambda task_id: task.volume_ids if (task := self.tasks.get(task_id)) else ()
@@ -206,6 +221,7 @@ class Server:
             webhooks=self.webhook_deliveries,
         )
         self.apps.is_busy = lambda app_id: self.calls.is_busy(app_id) or self.web_routes.serves(app_id)
+        self.tasks.on_end = lambda task: self.tunnels.task_ended(task.task_id)
         self.tasks.on_serving = self.web.serving_changed
         self.tasks.on_startup_failure = self.web.startup_failed
         self.environments.before_delete.append(self.proxy_tokens.environment_deleted)
@@ -235,7 +251,9 @@ class Server:
         await server.apps.restore()
         await server.proxy_tokens.load()
         await server.web.restore()
+        await server.tunnels.restore()
         await server.webhooks.restore()
+        await server.cordons.restore()
         await server.recovery.restore()
         await server.autoscalers.restore()
         await server.schedules.restore()
@@ -264,6 +282,8 @@ class Server:
             DictHandlers(self.dicts),
             QueueHandlers(self.queues),
             VolumeHandlers(self.volumes, self.volume_files),
+            NetworkFileSystemHandlers(self.network_file_systems),
+            TunnelHandlers(self.tunnels),
             TaskHandlers(self.tasks, self.apps, self.environments),
         ]
 
@@ -291,6 +311,7 @@ class Server:
             self.web,
             self.proxy_tokens,
             self.volumes,
+            self.cordons,
         )
         control = ControlService(*use_cases)
         listeners = [GrpcServer([public]), GrpcServer([for_tasks, control])]
@@ -298,7 +319,7 @@ class Server:
         await listeners[0].start(sock=api, backlog=BACKLOG, ssl=certificate.context("h2") if certificate else None)
         await listeners[1].start(sock=inner, backlog=BACKLOG)
         self._listeners = listeners
-        edge_service = EdgeService(web=self.web, recovery=self.recovery, node_token=self.node_token)
+        edge_service = EdgeService(web=self.web, tunnels=self.tunnels, recovery=self.recovery, node_token=self.node_token)
         node_listener = Listener(platform_pb2.FromNode, service.serve)
         edge_listener = Listener(platform_pb2.FromEdge, edge_service.serve)
         await node_listener.start(nodes)
@@ -319,6 +340,7 @@ class Server:
                 "dicts": self.dicts.collect,
                 "queues": self.queues.collect,
                 "secrets": self.secrets.collect,
+                "network_file_systems": self.network_file_systems.collect,
                 "volumes": self.volumes.collect,
                 "idle_maps": self.calls.forget_idle_maps,
                 "stopped_routes": self.web_routes.collect,

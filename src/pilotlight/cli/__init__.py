@@ -25,6 +25,7 @@ COMMANDS = {
     "volume": "volumes",
     "doctor": "doctor",
     "image": "images",
+    "node": "nodes",
 }
 
 

@@ -18,7 +18,7 @@ def place_build(nodes: Nodes, image_id: str, wish: GpuWish | None) -> NodeSessio
     if (holding := nodes.gpus.held_by(image_id)) is not None and (node := nodes.get(holding.node_id)) is not None:
         return node  # the node builds it already, and had it through a restart of ours
     nodes.any()
-    placed = place([_view(nodes.gpus, node) for node in nodes.all()], Need(0, 0, wish))
+    placed = place([_view(nodes.gpus, node, node.node_id in nodes.cordoned) for node in nodes.all()], Need(0, 0, wish))
     if isinstance(placed, Placed) and (chosen := nodes.get(placed.node_id)) is not None:
         nodes.gpus.take(image_id, placed.node_id, placed.gpu_kind, wish.count)
         return chosen
@@ -35,6 +35,6 @@ def add_gpus(gpus: Gpus, command: platform_pb2.StartBuild) -> None:
         command.gpu_kind = gpus.kind_of(holding.node_id, holding.uuids)
 
 
-def _view(gpus: Gpus, node: NodeSession) -> NodeView:
+def _view(gpus: Gpus, node: NodeSession, is_cordoned: bool) -> NodeView:
     totals, free, failed = gpus.totals(node.node_id), gpus.free(node.node_id), gpus.failed(node.node_id)
-    return NodeView(node.node_id, node.milli_cpu, node.memory_mib, gpus=totals, free_gpus=free, failed_gpus=failed)
+    return NodeView(node.node_id, node.milli_cpu, node.memory_mib, gpus=totals, free_gpus=free, failed_gpus=failed, cordoned=is_cordoned)

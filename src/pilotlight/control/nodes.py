@@ -90,6 +90,7 @@ class Nodes:
     def __init__(self) -> None:
         self._sessions: dict[str, NodeSession] = {}
         self.gpus = Gpus()
+        self.cordoned: set[str] = set()  # ids of nodes that take nothing new, connected or not
         self.connected = asyncio.Event()
 
     def add(self, session: NodeSession) -> None:
@@ -124,7 +125,10 @@ class Nodes:
         """A node to build an image on. Raises Busy where there is none."""
         if not self._sessions:
             raise errors.Busy("No node is connected; `pilotlight status` shows why, `pilotlight logs node` has its last words.")
-        return next(iter(self._sessions.values()))
+        for session in self._sessions.values():
+            if session.node_id not in self.cordoned:
+                return session
+        raise errors.Busy("All nodes are drained; `pilotlight node undrain` lets one take work again.")
 
     def send(self, node_id: str, command: platform_pb2.NodeCommand) -> None:
         """Send a command; to a node that is gone it is dropped (its tasks are given up elsewhere)."""

@@ -71,7 +71,8 @@ class Overview(Collector):
                 {
                     "node_id": node.node_id,
                     "name": node.name,
-                    "state": "ready",
+                    "state": "drained" if node.node_id in self._nodes.cordoned else "ready",
+                    "labels": ", ".join(f"{name}={value}" for name, value in sorted(node.labels.items())),
                     "milli_cpu": node.milli_cpu,
                     "memory_mib": node.memory_mib,
                     "containers": sum(task.node_id == node.node_id for task in tasks),

@@ -6,6 +6,7 @@ from typing import Any
 
 from grpclib import GRPCError
 
+from pilotlight.control.cordons import Cordons
 from pilotlight.control.garbage import Garbage
 from pilotlight.control.overview import Overview
 from pilotlight.control.proxy_tokens import ProxyTokens
@@ -15,13 +16,14 @@ from pilotlight.control.volumes import Volumes
 from pilotlight.control.web import Web
 from pilotlight.control.webhooks import Webhooks
 from pilotlight.core import errors
+from pilotlight.rpc.cordons import CordonControl
 from pilotlight.rpc.framework import status_of
 from pilotlight.rpc.web import WebControl
 from pilotlight.rpc.webhooks import WebhookControl
 from pilotlight.wire import platform_grpc, platform_pb2
 
 
-class ControlService(WebhookControl, WebControl, platform_grpc.ControlBase):
+class ControlService(WebhookControl, WebControl, CordonControl, platform_grpc.ControlBase):
     """Status, tokens, metrics."""
 
     def __init__(
@@ -34,6 +36,7 @@ class ControlService(WebhookControl, WebControl, platform_grpc.ControlBase):
         web: Web,
         proxy_tokens: ProxyTokens,
         volumes: Volumes,
+        cordons: Cordons,
     ) -> None:
         self._overview = overview
         self._tokens = tokens
@@ -43,6 +46,7 @@ class ControlService(WebhookControl, WebControl, platform_grpc.ControlBase):
         self._web = web
         self._proxy_tokens = proxy_tokens
         self._volumes = volumes
+        self._cordons = cordons
 
     async def Status(self, stream: Any) -> None:
         await stream.recv_message()

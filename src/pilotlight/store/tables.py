@@ -254,6 +254,17 @@ volumes = Table(
     Index("volumes_by_name", "environment_id", "name", unique=True),
 )
 
+network_file_systems = Table(
+    "network_file_systems",  # names of older programs for volumes that have none
+    metadata,
+    Column("file_system_id", String, primary_key=True),
+    Column("environment_id", String, nullable=False),
+    Column("name", String),  # None: ephemeral
+    Column("created_at", Float, nullable=False),
+    Column("heartbeat_at", Float),
+    Index("network_file_systems_by_name", "environment_id", "name", unique=True),
+)
+
 replies = Table(
     "replies",  # to requests that may be repeated and must not be done twice
     metadata,
@@ -384,6 +395,23 @@ web_names = Table(
     Column("app_id", String, nullable=False),
     Column("function_id", String, nullable=False),
     Index("web_names_by_app", "app_id"),
+)
+
+tunnels = Table(
+    "tunnels",  # ports of containers that are open to the outside
+    metadata,
+    Column("label", String, primary_key=True),  # the first part of its host name
+    Column("task_id", String, nullable=False),
+    Column("port", Integer, nullable=False),  # in the container
+    Column("h2", Integer, nullable=False),  # clients are offered HTTP/2
+    Column("raw_port", Integer, nullable=False),  # of this machine, without TLS; 0: none
+)
+
+cordons = Table(
+    "cordons",  # nodes that take nothing new
+    metadata,
+    Column("node_id", String, primary_key=True),
+    Column("since", Float, nullable=False),
 )
 
 proxy_tokens = Table(

@@ -82,6 +82,10 @@ class ControlBase(abc.ABC):
     async def VolumePath(self, stream: 'grpclib.server.Stream[pilotlight.wire.platform_pb2.VolumePathRequest, pilotlight.wire.platform_pb2.VolumePathReply]') -> None:
         pass
 
+    @abc.abstractmethod
+    async def NodeDrain(self, stream: 'grpclib.server.Stream[pilotlight.wire.platform_pb2.NodeDrainRequest, pilotlight.wire.platform_pb2.NodeDrainReply]') -> None:
+        pass
+
     def __mapping__(self) -> typing.Dict[str, grpclib.const.Handler]:
         return {
             '/pilotlight.Control/Status': grpclib.const.Handler(
@@ -185,6 +189,12 @@ class ControlBase(abc.ABC):
                 grpclib.const.Cardinality.UNARY_UNARY,
                 pilotlight.wire.platform_pb2.VolumePathRequest,
                 pilotlight.wire.platform_pb2.VolumePathReply,
+            ),
+            '/pilotlight.Control/NodeDrain': grpclib.const.Handler(
+                self.NodeDrain,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                pilotlight.wire.platform_pb2.NodeDrainRequest,
+                pilotlight.wire.platform_pb2.NodeDrainReply,
             ),
         }
 
@@ -293,4 +303,10 @@ class ControlStub:
             '/pilotlight.Control/VolumePath',
             pilotlight.wire.platform_pb2.VolumePathRequest,
             pilotlight.wire.platform_pb2.VolumePathReply,
+        )
+        self.NodeDrain = grpclib.client.UnaryUnaryMethod(
+            channel,
+            '/pilotlight.Control/NodeDrain',
+            pilotlight.wire.platform_pb2.NodeDrainRequest,
+            pilotlight.wire.platform_pb2.NodeDrainReply,
         )

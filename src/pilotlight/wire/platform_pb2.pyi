@@ -153,6 +153,7 @@ class NodeHello(_message.Message):
     WEB_ADDRESS_FIELD_NUMBER: _builtins.int
     GPUS_FIELD_NUMBER: _builtins.int
     BUILDS_FIELD_NUMBER: _builtins.int
+    LOG_EPOCH_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     hostname: _builtins.str
     milli_cpu: _builtins.int
@@ -164,6 +165,8 @@ class NodeHello(_message.Message):
     """the secret that nodes share with their server, in hex"""
     web_address: _builtins.str
     """where the edge reaches this node's containers: "unix:/run/…/web.sock" """
+    log_epoch: _builtins.str
+    """made at each start of the agent: numbers of LogBatch count within it"""
     @_builtins.property
     def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldTask]:
         """containers that survived, with what they hold"""
@@ -191,10 +194,11 @@ class NodeHello(_message.Message):
         web_address: _builtins.str = ...,
         gpus: _abc.Iterable[Global___GpuDevice] | None = ...,
         builds: _abc.Iterable[Global___HeldBuild] | None = ...,
+        log_epoch: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["builds", b"builds", "edge_base_url", b"edge_base_url", "gpus", b"gpus", "hostname", b"hostname", "labels", b"labels", "memory_mib", b"memory_mib", "milli_cpu", b"milli_cpu", "node_id", b"node_id", "node_name", b"node_name", "tasks", b"tasks", "token", b"token", "web_address", b"web_address"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["builds", b"builds", "edge_base_url", b"edge_base_url", "gpus", b"gpus", "hostname", b"hostname", "labels", b"labels", "log_epoch", b"log_epoch", "memory_mib", b"memory_mib", "milli_cpu", b"milli_cpu", "node_id", b"node_id", "node_name", b"node_name", "tasks", b"tasks", "token", b"token", "web_address", b"web_address"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -409,6 +413,7 @@ class TaskExited(_message.Message):
     CPU_SECONDS_FIELD_NUMBER: _builtins.int
     WAS_READY_FIELD_NUMBER: _builtins.int
     AT_NS_FIELD_NUMBER: _builtins.int
+    MEMORY_LIMIT_MIB_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     exit_code: _builtins.int
     """128 + signal for a signal"""
@@ -420,6 +425,8 @@ class TaskExited(_message.Message):
     cpu_seconds: _builtins.float
     was_ready: _builtins.bool
     at_ns: _builtins.int
+    memory_limit_mib: _builtins.int
+    """that the kernel enforced; 0: none of its own"""
     @_builtins.property
     def last_lines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """of its output"""
@@ -436,10 +443,11 @@ class TaskExited(_message.Message):
         cpu_seconds: _builtins.float = ...,
         was_ready: _builtins.bool = ...,
         at_ns: _builtins.int = ...,
+        memory_limit_mib: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ns", b"at_ns", "cpu_seconds", b"cpu_seconds", "exit_code", b"exit_code", "last_lines", b"last_lines", "message", b"message", "peak_memory_bytes", b"peak_memory_bytes", "reason", b"reason", "task_id", b"task_id", "was_ready", b"was_ready"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ns", b"at_ns", "cpu_seconds", b"cpu_seconds", "exit_code", b"exit_code", "last_lines", b"last_lines", "memory_limit_mib", b"memory_limit_mib", "message", b"message", "peak_memory_bytes", b"peak_memory_bytes", "reason", b"reason", "task_id", b"task_id", "was_ready", b"was_ready"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -588,19 +596,25 @@ Global___LayersCollected: _TypeAlias = LayersCollected  # noqa: Y015
 
 @_typing.final
 class LogBatch(_message.Message):
+    """Kept by the node until LogsStored names its number, or a later one. What was not confirmed comes again on a new stream."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     LINES_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """1, 2 … within the log_epoch of the hello; 0: nobody waits for a confirmation"""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogLine]: ...
     def __init__(
         self,
         *,
         lines: _abc.Iterable[Global___LogLine] | None = ...,
+        number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lines", b"lines"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lines", b"lines", "number", b"number"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -798,6 +812,7 @@ class NodeCommand(_message.Message):
     REFUSED_FIELD_NUMBER: _builtins.int
     RECALL_FIELD_NUMBER: _builtins.int
     COLLECT_LAYERS_FIELD_NUMBER: _builtins.int
+    LOGS_STORED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -822,6 +837,8 @@ class NodeCommand(_message.Message):
     def recall(self) -> Global___RecallInputs: ...
     @_builtins.property
     def collect_layers(self) -> Global___CollectLayers: ...
+    @_builtins.property
+    def logs_stored(self) -> Global___LogsStored: ...
     def __init__(
         self,
         *,
@@ -837,12 +854,13 @@ class NodeCommand(_message.Message):
         refused: Global___Refused | None = ...,
         recall: Global___RecallInputs | None = ...,
         collect_layers: Global___CollectLayers | None = ...,
+        logs_stored: Global___LogsStored | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "collect_layers", b"collect_layers", "command", b"command", "deliver", b"deliver", "drain", b"drain", "outputs_stored", b"outputs_stored", "recall", b"recall", "refused", b"refused", "start_build", b"start_build", "start_task", b"start_task", "stop_build", b"stop_build", "stop_task", b"stop_task", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "collect_layers", b"collect_layers", "command", b"command", "deliver", b"deliver", "drain", b"drain", "logs_stored", b"logs_stored", "outputs_stored", b"outputs_stored", "recall", b"recall", "refused", b"refused", "start_build", b"start_build", "start_task", b"start_task", "stop_build", b"stop_build", "stop_task", b"stop_task", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "collect_layers", b"collect_layers", "command", b"command", "deliver", b"deliver", "drain", b"drain", "outputs_stored", b"outputs_stored", "recall", b"recall", "refused", b"refused", "start_build", b"start_build", "start_task", b"start_task", "stop_build", b"stop_build", "stop_task", b"stop_task", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "collect_layers", b"collect_layers", "command", b"command", "deliver", b"deliver", "drain", b"drain", "logs_stored", b"logs_stored", "outputs_stored", b"outputs_stored", "recall", b"recall", "refused", b"refused", "start_build", b"start_build", "start_task", b"start_task", "stop_build", b"stop_build", "stop_task", b"stop_task", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["welcome", "start_task", "stop_task", "deliver", "outputs_stored", "cancel", "start_build", "stop_build", "drain", "refused", "recall", "collect_layers"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["welcome", "start_task", "stop_task", "deliver", "outputs_stored", "cancel", "start_build", "stop_build", "drain", "refused", "recall", "collect_layers", "logs_stored"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -888,6 +906,25 @@ class Refused(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Refused: _TypeAlias = Refused  # noqa: Y015
+
+@_typing.final
+class LogsStored(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogsStored: _TypeAlias = LogsStored  # noqa: Y015
 
 @_typing.final
 class ImageConfig(_message.Message):
@@ -1034,6 +1071,7 @@ class StartTask(_message.Message):
     SERVER_FIELD_NUMBER: _builtins.int
     VOLUMES_FIELD_NUMBER: _builtins.int
     GPU_UUIDS_FIELD_NUMBER: _builtins.int
+    EPHEMERAL_DISK_MIB_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     arguments: _builtins.bytes
     """serialized modal.client.ContainerArguments"""
@@ -1060,6 +1098,8 @@ class StartTask(_message.Message):
     grace_period_s: _builtins.int
     """between the request to end and the kill"""
     single_use: _builtins.bool
+    ephemeral_disk_mib: _builtins.int
+    """what it may write to its own file system; 0: the node's default"""
     @_builtins.property
     def layers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """the image, lowest first"""
@@ -1114,10 +1154,11 @@ class StartTask(_message.Message):
         server: Global___ContainerServer | None = ...,
         volumes: _abc.Iterable[Global___VolumeMount] | None = ...,
         gpu_uuids: _abc.Iterable[_builtins.str] | None = ...,
+        ephemeral_disk_mib: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["image_config", b"image_config", "server", b"server"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "batch_linger_ms", b"batch_linger_ms", "batch_max_size", b"batch_max_size", "block_network", b"block_network", "client_version", b"client_version", "environment_name", b"environment_name", "first_inputs", b"first_inputs", "gpu_uuids", b"gpu_uuids", "grace_period_s", b"grace_period_s", "image_builder_version", b"image_builder_version", "image_config", b"image_config", "image_id", b"image_id", "input_timeout_s", b"input_timeout_s", "layers", b"layers", "max_concurrent_inputs", b"max_concurrent_inputs", "memory_limit_mib", b"memory_limit_mib", "memory_mib", b"memory_mib", "milli_cpu", b"milli_cpu", "milli_cpu_limit", b"milli_cpu_limit", "mount_client_dependencies", b"mount_client_dependencies", "mounts", b"mounts", "secrets", b"secrets", "server", b"server", "single_use", b"single_use", "startup_timeout_s", b"startup_timeout_s", "task_id", b"task_id", "volumes", b"volumes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "batch_linger_ms", b"batch_linger_ms", "batch_max_size", b"batch_max_size", "block_network", b"block_network", "client_version", b"client_version", "environment_name", b"environment_name", "ephemeral_disk_mib", b"ephemeral_disk_mib", "first_inputs", b"first_inputs", "gpu_uuids", b"gpu_uuids", "grace_period_s", b"grace_period_s", "image_builder_version", b"image_builder_version", "image_config", b"image_config", "image_id", b"image_id", "input_timeout_s", b"input_timeout_s", "layers", b"layers", "max_concurrent_inputs", b"max_concurrent_inputs", "memory_limit_mib", b"memory_limit_mib", "memory_mib", b"memory_mib", "milli_cpu", b"milli_cpu", "milli_cpu_limit", b"milli_cpu_limit", "mount_client_dependencies", b"mount_client_dependencies", "mounts", b"mounts", "secrets", b"secrets", "server", b"server", "single_use", b"single_use", "startup_timeout_s", b"startup_timeout_s", "task_id", b"task_id", "volumes", b"volumes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3158,3 +3199,52 @@ class VolumePathReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VolumePathReply: _TypeAlias = VolumePathReply  # noqa: Y015
+
+@_typing.final
+class NodeDrainRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    UNDRAIN_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """id or name; empty: the only one"""
+    undrain: _builtins.bool
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        undrain: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "undrain", b"undrain"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeDrainRequest: _TypeAlias = NodeDrainRequest  # noqa: Y015
+
+@_typing.final
+class NodeDrainReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    CONTAINERS_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    name: _builtins.str
+    containers: _builtins.int
+    """that were told to end"""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        containers: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["containers", b"containers", "name", b"name", "node_id", b"node_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeDrainReply: _TypeAlias = NodeDrainReply  # noqa: Y015

@@ -262,6 +262,18 @@ def upgrade() -> None:
         batch_op.create_index("queues_by_name", ["environment_id", "name"], unique=True)
 
     op.create_table(
+        "network_file_systems",
+        sa.Column("file_system_id", sa.String(), nullable=False),
+        sa.Column("environment_id", sa.String(), nullable=False),
+        sa.Column("name", sa.String(), nullable=True),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("heartbeat_at", sa.Float(), nullable=True),
+        sa.PrimaryKeyConstraint("file_system_id"),
+    )
+    with op.batch_alter_table("network_file_systems", schema=None) as batch_op:
+        batch_op.create_index("network_file_systems_by_name", ["environment_id", "name"], unique=True)
+
+    op.create_table(
         "replies",
         sa.Column("request_key", sa.String(), nullable=False),
         sa.Column("reply", sa.LargeBinary(), nullable=False),
@@ -388,6 +400,15 @@ def upgrade() -> None:
         batch_op.create_index("web_names_by_app", ["app_id"], unique=False)
 
     op.create_table(
+        "tunnels",
+        sa.Column("label", sa.String(), nullable=False),
+        sa.Column("task_id", sa.String(), nullable=False),
+        sa.Column("port", sa.Integer(), nullable=False),
+        sa.Column("h2", sa.Integer(), nullable=False),
+        sa.Column("raw_port", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("label"),
+    )
+    op.create_table(
         "proxy_tokens",
         sa.Column("token_id", sa.String(), nullable=False),
         sa.Column("name", sa.String(), nullable=False),
@@ -416,6 +437,12 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("volumes", schema=None) as batch_op:
         batch_op.create_index("volumes_by_name", ["environment_id", "name"], unique=True)
+    op.create_table(
+        "cordons",
+        sa.Column("node_id", sa.String(), nullable=False),
+        sa.Column("since", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("node_id"),
+    )
 
 
 def downgrade() -> None:
