@@ -23,7 +23,7 @@ from pilotlight.control.secrets import Secrets
 from pilotlight.control.tokens import Tokens
 from pilotlight.control.volume_files import VolumeFiles
 from pilotlight.control.volumes import Volumes
-from pilotlight.core.labels import Addresses, addresses_of
+from pilotlight.core.labels import addresses_of
 from pilotlight.core.reach import Edge
 from pilotlight.edge.app import REFUSALS
 from pilotlight.edge.blobs import Blobs as EdgeBlobs
