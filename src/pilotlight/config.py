@@ -16,9 +16,11 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pilotlight.core.gpus import parse_inventory, parse_shares
+from pilotlight.core.tunnels import Place, parse_ports, place_of
 
 RUN_ROOT = Path("/run")
 SETTINGS_FILE = "settings.json"
+TUNNELS = "127.0.0.1:9943"  # where tunnels are reached by TLS if nothing else is said and the port is free
 LISTEN_FDS = "PILOTLIGHT_LISTEN_FDS"  # "api=3,inner=4": listening sockets that the supervisor hands to a process
 READY_FD = "PILOTLIGHT_READY_FD"  # where that process says that it serves
 
@@ -62,6 +64,11 @@ def _shares(text: str) -> str:
     return text
 
 
+def _ports(text: str) -> str:
+    parse_ports(text)
+    return text
+
+
 class Settings(BaseSettings):
     """All that a process of the platform may know of its surroundings. Each field is documented in docs/settings.md."""
 
@@ -76,6 +83,8 @@ class Settings(BaseSettings):
     web_workspace_rate_limit: int = 0  # of all web functions together; 0: no limit
     web_redirect_after_s: float = 150.0  # a request without a response is sent to wait on by a redirect after this time
     web_max_waiting: int = 2000  # requests of one function that may wait for a container
+    tunnel_tls: str = ""  # where modal.forward is reached by TLS; empty: TUNNELS, or where that is taken a port that is free
+    tunnel_ports: Annotated[str, AfterValidator(_ports)] = "20000-20999"  # of the same address, for raw tunnels
     webhook_allow_private: bool = False  # completion webhooks may be sent to addresses that are not public
     tls_cert: Annotated[Path | None, BeforeValidator(_absolute_or_none)] = None  # PEM chain: both addresses speak TLS then
     tls_key: Annotated[Path | None, BeforeValidator(_absolute_or_none)] = None
@@ -199,6 +208,16 @@ class Settings(BaseSettings):
     @property
     def web_port(self) -> int:
         return int(self.web.rpartition(":")[2])
+
+    @property
+    def tunnels(self) -> Place:
+        """Where clients find tunnels."""
+        return place_of(self.web_domain, self.tunnel_tls or TUNNELS, self.tunnel_ports)
+
+    @property
+    def tunnel_address(self) -> str:
+        """The address of this machine at which tunnels listen."""
+        return (self.tunnel_tls or TUNNELS).rpartition(":")[0].removeprefix("[").removesuffix("]")
 
     @property
     def web_is_open(self) -> bool:

@@ -49,7 +49,8 @@ async def serve_edge(settings: Settings, sockets: dict[str, socket.socket], read
     """The process that moves HTTP bytes."""
     from pilotlight.edge.server import serve
 
-    await serve(settings, list(sockets.values()), ready)
+    tunnels = sockets.pop("tunnels", None)
+    await serve(settings, list(sockets.values()), ready, tunnels)
 
 
 async def serve_node(settings: Settings, _sockets: dict[str, socket.socket], ready: Callable[[], None]) -> None:

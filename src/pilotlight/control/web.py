@@ -16,6 +16,7 @@ from pilotlight.control.functions import Functions
 from pilotlight.control.live import LiveTask, Pool
 from pilotlight.control.pools import Pools
 from pilotlight.control.proxy_tokens import ProxyTokens
+from pilotlight.control.tunnels import Tunnels
 from pilotlight.control.web_parameters import parameter_names, serialized_parameters
 from pilotlight.control.web_requests import WebRequests
 from pilotlight.control.web_routes import WebRoutes
@@ -45,6 +46,7 @@ class Web:
         tokens: ProxyTokens,
         requests: WebRequests,
         max_waiting: int,
+        tunnels: Tunnels,
     ) -> None:
         self._functions = functions
         self._pools = pools
@@ -53,6 +55,7 @@ class Web:
         self._tokens = tokens
         self._requests = requests
         self._max_waiting = max_waiting
+        self._tunnels = tunnels
         self._gone: dict[EdgeSession, asyncio.TimerHandle] = {}  # their requests may go on
         self._stale: dict[Pool, None] = {}  # edges are to be told anew of them
         self._told: dict[str, platform_pb2.WebFunction] = {}  # by function id
@@ -180,6 +183,7 @@ class Web:
                 self._told[pool.function_id] = function = self._function(pool)
                 session.send(EdgeCommand(set_function=function))
         session.send(EdgeCommand(proxy_tokens=self._tokens.message()))
+        self._tunnels.tell(session)
         self._edges.add(session)
         changed = set(session.loads)
         for gone, timer in self._gone.items():

@@ -53,6 +53,7 @@ class Link:
         self._load: Callable[[str], tuple[WebLoad, float]] = lambda function_id: (WebLoad(function_id=function_id), 0.0)
         self._changed: set[str] = set()
         self._ended: deque[WebRequest] = deque(maxlen=REQUESTS_KEPT)
+        self._answers: list[EdgeEvent] = []  # to commands of this stream
         self._is_due = False  # to tell of requests that have ended
         self._timer: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
@@ -76,6 +77,11 @@ class Link:
             asyncio.get_running_loop().call_later(REQUESTS_DELAY_S, self._tell_requests)
         self._ended.append(request)
 
+    def answer(self, event: EdgeEvent) -> None:
+        """Tell what became of a command; forgotten with the stream, since the next one begins with all there is."""
+        self._answers.append(event)
+        self._wake.set()
+
     async def run(self) -> None:
         """Connect, and again when the stream breaks, until cancelled."""
         delay_s = 0.0
@@ -96,6 +102,7 @@ class Link:
 
     async def _converse(self, frames: Frames[ToEdge]) -> None:
         self._changed.clear()
+        self._answers.clear()
         hello = EdgeHello(token=self._token, loads=self._loads())
         await frames.send(FromEdge(events=[EdgeEvent(hello=hello)]))
         message = await frames.receive()
@@ -130,7 +137,7 @@ class Link:
                 await frames.send(FromEdge(events=events))
 
     def _take(self) -> list[EdgeEvent]:
-        events: list[EdgeEvent] = []
+        events, self._answers = self._answers, []
         for function_id in self._changed:
             load, again_after_s = self._load(function_id)
             events.append(EdgeEvent(load=load))

@@ -28,8 +28,13 @@ SIGNING_KEY_FILE = "signing.key"
 log = structlog.get_logger()
 
 
-async def serve(settings: Settings, sockets: list[socket.socket], ready: Callable[[], None]) -> None:
-    """Serve HTTP on the given listening sockets; calls `ready` once it does, returns after SIGTERM or SIGINT."""
+async def serve(
+    settings: Settings, sockets: list[socket.socket], ready: Callable[[], None], tunnels: socket.socket | None = None
+) -> None:
+    """Serve HTTP on the given listening sockets; calls `ready` once it does, returns after SIGTERM or SIGINT.
+
+    `tunnels`: where tunnels are reached by TLS.
+    """
     objects = Objects(settings.objects_dir)
     try:
         removed = await objects.remove_abandoned()
@@ -39,7 +44,7 @@ async def serve(settings: Settings, sockets: list[socket.socket], ready: Callabl
             if listener.family in (socket.AF_INET, socket.AF_INET6):
                 # asyncio does this only on sockets that it made itself; accepted ones inherit it.
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        linking = asyncio.get_running_loop().create_task(edge.run())
+        linking = asyncio.get_running_loop().create_task(edge.run(tunnels))
         try:
             if settings.edges_socket_path.exists():  # what connects meanwhile waits in the sockets' backlog
                 await _first_word(edge)

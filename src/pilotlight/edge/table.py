@@ -8,18 +8,22 @@ from pilotlight.edge.proxy_auth import ProxyAuth
 from pilotlight.edge.rates import Rates
 from pilotlight.edge.refusals import Refusal
 from pilotlight.edge.routes import Routes
+from pilotlight.edge.tunnels import Tunnels
 from pilotlight.wire.platform_pb2 import EdgeCommand, FailWaiting, WebLoad
 
 
 class Table:
     """Applies commands, in their order."""
 
-    def __init__(self, routes: Routes, dispatch: Dispatch, proxy_auth: ProxyAuth, rates: Rates, binding: Binding) -> None:
+    def __init__(
+        self, routes: Routes, dispatch: Dispatch, proxy_auth: ProxyAuth, rates: Rates, binding: Binding, tunnels: Tunnels
+    ) -> None:
         self._routes = routes
         self._dispatch = dispatch
         self._proxy_auth = proxy_auth
         self._rates = rates
         self._binding = binding
+        self._tunnels = tunnels
 
     def apply(self, commands: Sequence[EdgeCommand], is_whole: bool) -> None:
         """Do what they say; `is_whole`: what they don't mention has gone."""
@@ -28,6 +32,7 @@ class Table:
             self._routes.keep_only({command.set_route.label for command in commands if command.HasField("set_route")})
             functions = {command.set_function.function_id for command in commands if command.HasField("set_function")}
             self._dispatch.keep_only(functions)
+            self._tunnels.keep_only({command.set_tunnel.label for command in commands if command.HasField("set_tunnel")})
             if not any(command.HasField("proxy_tokens") for command in commands):
                 self._proxy_auth.set(())
         for command in commands:
@@ -51,6 +56,10 @@ class Table:
             self._fail_waiting(command.fail_waiting)
         elif kind == "proxy_tokens":
             self._proxy_auth.set(command.proxy_tokens.tokens)
+        elif kind == "set_tunnel":
+            self._tunnels.set(command.set_tunnel)
+        elif kind == "drop_tunnel":
+            self._tunnels.drop(command.drop_tunnel.label)
 
     def _drop_function(self, function_id: str) -> None:
         self._dispatch.drop_function(function_id)

@@ -7,6 +7,7 @@ import structlog
 
 from pilotlight.control.edges import EdgeSession
 from pilotlight.control.recovery import Recovery
+from pilotlight.control.tunnels import Tunnels
 from pilotlight.control.web import Web
 from pilotlight.core import errors
 from pilotlight.rpc.authentication import check_node_token
@@ -21,8 +22,9 @@ EdgeFrames = Frames[platform_pb2.FromEdge]
 class EdgeService:
     """Serves the streams of edges."""
 
-    def __init__(self, *, web: Web, recovery: Recovery, node_token: bytes) -> None:
+    def __init__(self, *, web: Web, tunnels: Tunnels, recovery: Recovery, node_token: bytes) -> None:
         self._web = web
+        self._tunnels = tunnels
         self._recovery = recovery
         self._node_token = node_token
 
@@ -68,6 +70,8 @@ class EdgeService:
                 self._web.load(session, event.load)
             case "requests":
                 self._web.ended(event.requests.requests)
+            case "tunnel_opened":
+                self._tunnels.answered(event.tunnel_opened)
             case _:
                 log.debug("edge_event_ignored", kind=kind)
 

@@ -38,7 +38,6 @@ _FEATURES: dict[str, str] = {
     "Sandbox": "sandboxes",
     "Server": "modal.Server",
     "ServiceUser": "service users",
-    "SharedVolume": "network file systems",
     "Task": "commands inside running containers (modal shell, modal container exec)",
     "TaskCluster": "clustered functions",
     "Template": "templates",

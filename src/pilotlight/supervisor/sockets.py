@@ -8,7 +8,7 @@ import os
 import socket
 from pathlib import Path
 
-from pilotlight.config import Settings
+from pilotlight.config import TUNNELS, Settings
 from pilotlight.core.errors import WrongState
 from pilotlight.supervisor.addresses import Address, holder_of, is_listening, parse, require_private
 from pilotlight.wire.tls import certificate_of
@@ -67,6 +67,17 @@ def listen_unix(path: Path) -> socket.socket:
     return listener
 
 
+def _listen_for_tunnels(wanted: str) -> socket.socket:
+    """Where the operator said, else at the usual port, else, since another platform may be there, at any."""
+    if wanted:
+        return listen_tcp(parse(wanted, "--tunnel-tls"), "--tunnel-tls")
+    usual = parse(TUNNELS, "--tunnel-tls")
+    try:
+        return listen_tcp(usual, "--tunnel-tls")
+    except WrongState:
+        return listen_tcp(Address(usual.host, 0), "--tunnel-tls")
+
+
 def _bound(listener: socket.socket) -> Address:
     host, port = listener.getsockname()[:2]
     return Address(host, port)
@@ -91,13 +102,15 @@ def open_listeners(settings: Settings) -> tuple[Settings, dict[str, Listeners]]:
         if has_tls or not web.is_wildcard:
             link = Address(resolved.link_local_address, resolved.web_port)
             opened["web_link"] = listen_tcp(link, "--web", freebind=True, shared=shared)
+        opened["tunnels"] = _listen_for_tunnels(settings.tunnel_tls)
+        resolved = resolved.model_copy(update={"tunnel_tls": str(_bound(opened["tunnels"]))})
         opened["inner"] = listen_unix(settings.inner_socket_path)
         opened["nodes"] = listen_unix(settings.nodes_socket_path)
         opened["edges"] = listen_unix(settings.edges_socket_path)
     except BaseException:
         close_all(opened)
         raise
-    edge = {name: opened[name] for name in ("web", "web_link") if name in opened}
+    edge = {name: opened[name] for name in ("web", "web_link", "tunnels") if name in opened}
     return resolved, {"server": {name: opened[name] for name in ("api", "inner", "nodes", "edges")}, "edge": edge, "node": {}}
 
 

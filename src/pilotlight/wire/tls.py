@@ -1,6 +1,7 @@
 """TLS of the platform's own listeners: one certificate, taken anew from disk once it has been renewed there."""
 
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -36,6 +37,23 @@ class Certificate:
         context.sni_callback = renew
         return context
 
+    def by_name(self, protocols_of: Callable[[ssl.SSLObject, str | None], tuple[str, ...] | None]) -> ssl.SSLContext:
+        """For a listener where the name that a client asks for decides which protocols are spoken; None: it gets no connection."""
+        context = self._load(())
+
+        def choose(connection: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> int | None:
+            protocols = protocols_of(connection, name)
+            if protocols is None:
+                return ssl.AlertDescription.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+            self._refresh()
+            if protocols not in self._contexts:
+                self._contexts[protocols] = self._load(protocols)
+            connection.context = self._contexts[protocols]
+            return None
+
+        context.sni_callback = choose
+        return context
+
     def _refresh(self) -> None:
         stamp = self._current_stamp()
         if stamp == self._stamp:
@@ -59,9 +77,7 @@ class Certificate:
             except OSError as error:
                 raise InvalidInput(f"{option} {path} can't be read: {error.strerror}") from error
             if f"{holds}-----" not in text:
-                raise InvalidInput(
-                    f"{option} {path} has no PEM block of a {holds.lower()}"
-                )
+                raise InvalidInput(f"{option} {path} has no PEM block of a {holds.lower()}")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         if protocols:
