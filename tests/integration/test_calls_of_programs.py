@@ -211,8 +211,9 @@ def test_a_deployed_function_is_found_by_name(client: modal.Client) -> None:
 
 def test_what_is_not_built_is_refused_by_name(client: modal.Client) -> None:
     refused = modal.App("refused")
-    refused.function(serialized=True, gpu="H100", name="gpu")(lambda: None)
-    with pytest.raises(modal.exception.Error, match="GPUs"):
+    bucket = modal.CloudBucketMount("somebodys")
+    refused.function(serialized=True, volumes={"/bucket": bucket}, name="bucket")(lambda: None)
+    with pytest.raises(modal.exception.Error, match="bucket mounts"):
         refused.deploy(client=client)
 
 
