@@ -13,7 +13,7 @@ from typing import Any
 from modal_proto import api_pb2
 from sqlalchemy import Connection, Row
 
-from pilotlight.control.volume_mounts import checked_mounts
+from pilotlight.control.volume_mounts import checked_mounts, mounts_of
 from pilotlight.control.web_definitions import Naming, follow_addresses, hand_out_addresses
 from pilotlight.core import errors, ids
 from pilotlight.core.gpus import wish as gpu_wish
@@ -228,7 +228,6 @@ def refuse_unbuilt(function: api_pb2.Function) -> None:
     lacking = {
         "sticky sessions (@modal.sessioned)": function.is_sessioned,
         "flash containers (modal.experimental.http_server)": function.HasField("http_config") and not function.is_server,
-        "network file systems": bool(function.shared_volume_mounts),
         "bucket mounts": bool(function.cloud_bucket_mounts or function.s3_mounts),
         "proxies": bool(function.proxy_id),
         "clusters (@clustered)": bool(function._experimental_group_size),  # pyright: ignore[reportPrivateUsage]
@@ -302,7 +301,7 @@ class Functions:
         schedule = schedule_of(request, function)
         alternatives = alternatives_of(request)
         refuse_unbuilt(function)
-        checked_mounts(function.volume_mounts, f"Function {function.function_name!r}")
+        checked_mounts(mounts_of(function), f"Function {function.function_name!r}")
         check_gpus(function.function_name, (function.resources, *alternatives))
         check_schedule(function, None if for_run else schedule)
         function_id = request.existing_function_id or ids.derived(ids.FUNCTION, request.app_id, function.function_name, key)
@@ -333,7 +332,7 @@ class Functions:
         """The function of one parameter set and option set: always the same id for the same wish."""
         base = await self.get(request.function_id)
         changed = with_options(base.definition, request.function_options)
-        checked_mounts(changed.volume_mounts, f"Function {base.tag!r}")
+        checked_mounts(mounts_of(changed), f"Function {base.tag!r}")
         check_gpus(base.tag, [changed.resources])
         options = _options_of(request)
         bound_id = self.bound_id(base, request)

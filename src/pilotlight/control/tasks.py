@@ -24,7 +24,7 @@ from pilotlight.control.output_log import OutputLog
 from pilotlight.control.pools import Pools
 from pilotlight.control.secrets import Secrets
 from pilotlight.control.task_ends import how_it_ended, last_output
-from pilotlight.control.volume_mounts import look_up_mounts
+from pilotlight.control.volume_mounts import look_up_mounts, mounts_of
 from pilotlight.core import errors, ids, retries
 from pilotlight.core.placement import Placed
 from pilotlight.core.tasks import TaskEvent, TaskState
@@ -74,6 +74,7 @@ class Tasks:
         self._storing: set[tuple[str, int]] = set()  # (task, batch) of outputs on their way to the disk
         self.seconds_total = 0.0
         self.on_serving: Callable[[Pool], None] = lambda pool: None  # a container takes requests now, or takes no more
+        self.on_end: Callable[[LiveTask], None] = lambda task: None
         self.on_startup_failure: Callable[[Pool, str], None] = lambda pool, why: None
         pools.force_stop = lambda task, reason: self.stop(task, reason, force=True)
 
@@ -180,7 +181,7 @@ class Tasks:
             image_config=image.config,
             image_id=function.image_id,
             mounts=[await self._mounts.get(mount_id) for mount_id in function.mount_ids],
-            volumes=await look_up_mounts(self._database, function.volume_mounts, f"Function {pool.function.tag!r}"),
+            volumes=await look_up_mounts(self._database, mounts_of(function), f"Function {pool.function.tag!r}"),
             secrets=await self._secrets.environment_of(list(function.secret_ids)),
             client_version=pool.function.client_version,
             image_builder_version=image.builder_version,
@@ -227,6 +228,7 @@ class Tasks:
 
     def started(self, event: platform_pb2.TaskStarted) -> None:
         if (task := self._live.get(event.task_id)) is not None:
+            task.address = event.address
             at = task.started_at = self._now()
             self._database.write_unattended(
                 lambda connection: store.update_task(connection, event.task_id, started_at=at), "the start of a container"
@@ -328,6 +330,7 @@ class Tasks:
         pool.tasks.pop(task.task_id, None)
         was_starting = not task.ready_at
         self.on_serving(pool)
+        self.on_end(task)
         expected = bool(task.stop_reason) or event.reason in ("stopped", "input_timeout")
         self._move(task, TaskEvent.EXIT)
         if task.recall is not None:

@@ -4,11 +4,27 @@ from collections.abc import Sequence
 
 from modal_proto import api_pb2
 
-from pilotlight.core import errors
+from pilotlight.core import errors, ids
 from pilotlight.core.volumes import VolumeMount, check_mounts, parse_path
 from pilotlight.store import volumes as store
 from pilotlight.store.database import Database
 from pilotlight.wire import platform_pb2
+
+
+def volume_of(file_system_id: str) -> str:
+    """The volume that holds the files of a network file system; raises InvalidInput for what is no id of one."""
+    if not ids.has_prefix(file_system_id, ids.NETWORK_FILE_SYSTEM):
+        raise errors.InvalidInput(f"{file_system_id!r} is no id of a network file system: those start with sv-.")
+    return f"{ids.VOLUME}-{file_system_id.partition('-')[2]}"
+
+
+def mounts_of(function: api_pb2.Function) -> list[api_pb2.VolumeMount]:
+    """The volumes of a function, and those behind its network file systems; raises InvalidInput."""
+    older = (
+        api_pb2.VolumeMount(volume_id=volume_of(mount.shared_volume_id), mount_path=mount.mount_path)
+        for mount in function.shared_volume_mounts
+    )
+    return [*function.volume_mounts, *older]
 
 
 def checked_mounts(wanted: Sequence[api_pb2.VolumeMount], owner: str) -> list[VolumeMount]:

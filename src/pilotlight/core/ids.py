@@ -26,6 +26,7 @@ NodeId = NewType("NodeId", str)
 
 APP, FUNCTION, CLASS, CALL, INPUT, TASK = "ap", "fu", "cs", "fc", "in", "ta"
 IMAGE, MOUNT, SECRET, DICT, QUEUE, VOLUME, BLOB = "im", "mo", "st", "di", "qu", "vo", "bl"
+NETWORK_FILE_SYSTEM = "sv"
 ENVIRONMENT, NODE, WORKSPACE, TOKEN, TOKEN_SECRET = "en", "no", "ac", "ak", "as"
 PROXY_TOKEN, PROXY_TOKEN_SECRET = "wk", "ws"
 WEBHOOK, WEBHOOK_DELIVERY = "wh", "wd"
