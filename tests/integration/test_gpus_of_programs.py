@@ -62,7 +62,7 @@ def holding() -> Callable[[int], str]:
     return hold
 
 
-hold = app.function(serialized=True, gpu="A10", single_use_containers=True)(holding())
+hold = app.function(serialized=True, gpu="A10", single_use_containers=True, name="hold")(holding())
 
 
 @app.cls(serialized=True, gpu="RTX-4090")
@@ -217,7 +217,7 @@ def test_four_containers_share_one_where_that_is_asked_for(monkeypatch: pytest.M
     try:
         with modal.Client.from_credentials(*platform.token) as client:
             sharing = modal.App("sharing", image=modal.Image.debian_slim())
-            held = sharing.function(serialized=True, gpu="A10G", single_use_containers=True)(holding())
+            held = sharing.function(serialized=True, gpu="A10G", single_use_containers=True, name="hold")(holding())
             with sharing.run(client=client):
                 calls = [held.spawn(door.getsockname()[1]) for _ in range(4)]
                 connections = [door.accept()[0] for _ in range(4)]  # none ends before all have begun
