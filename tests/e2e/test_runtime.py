@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,10 @@ import uvloop
 
 from pilotlight.config import Settings
 from pilotlight.core import errors
+from pilotlight.core.gpus import Device
+from pilotlight.node.cdi import Specs
+from pilotlight.node.gpus import GpuRuntime, Gpus
+from pilotlight.node.nvml import Found
 from pilotlight.node.runtime import Bind, Container, ContainerSpec, Exit, Runtime, sweep
 
 pytestmark = [
@@ -349,5 +354,81 @@ def test_a_dead_agent_leaves_only_what_the_next_one_sweeps(settings: Settings, r
             assert not read_or_nothing(Path(f"/proc/{pid}/cmdline"))  # gone, or a zombie of somebody's
             container: Container = await runtime.start(shell(rootfs, "true", "ta-orphan"), Output())
             assert (await container.wait()).code == 0
+
+    uvloop.run(check())
+
+
+CDI = """
+cdiVersion: 0.5.0
+kind: nvidia.com/gpu
+devices:
+- name: GPU-1
+  containerEdits:
+    deviceNodes: [{{path: /dev/nvidia0, hostPath: {directory}/zero}}]
+- name: "1"
+  containerEdits:
+    deviceNodes: [{{path: /dev/nvidia1, hostPath: {directory}/full}}]
+containerEdits:
+  env: [NVIDIA_VISIBLE_DEVICES=void, FROM_SPECIFICATION=yes]
+  deviceNodes: [{{path: /dev/nvidiactl, hostPath: {directory}/null}}]
+  mounts:
+  - {{hostPath: {directory}/library, containerPath: /usr/lib/libdriver.so.550, options: [ro, nosuid, nodev, bind]}}
+  hooks:
+  - {{hookName: createContainer, path: {directory}/hook, args: [hook, libdriver.so.550, /usr/lib/libdriver.so]}}
+"""
+
+LINK = """#!/usr/bin/python3
+# As a vendor's hook does it: in the container's namespaces, before its root is the root, told where that is by the state.
+import json, os, sys
+bundle = json.load(sys.stdin)["bundle"]
+with open(f"{bundle}/config.json") as file:
+    root = json.load(file)["root"]["path"]
+os.symlink(sys.argv[1], root + sys.argv[2])
+"""
+
+
+@pytest.fixture
+def cdi() -> Iterator[Path]:
+    """A specification of two "GPUs", which are harmless devices of the kernel."""
+    directory = Path(tempfile.mkdtemp(dir="/var/tmp"))
+    directory.chmod(0o755)
+    for name, minor in (("null", 3), ("zero", 5), ("full", 7)):
+        os.mknod(directory / name, 0o666 | stat.S_IFCHR, os.makedev(1, minor))
+        (directory / name).chmod(0o666)
+    (directory / "library").write_text("the driver")
+    (directory / "hook").write_text(LINK)
+    (directory / "hook").chmod(0o755)
+    (directory / "nvidia.yaml").write_text(CDI.format(directory=directory))
+    yield directory
+    shutil.rmtree(directory)
+
+
+def test_a_container_sees_the_gpus_that_it_was_given_and_no_other(settings: Settings, rootfs: Path, cdi: Path) -> None:
+    found = [Found(Device(f"GPU-{number}", "L4", 1), str(number - 1)) for number in (1, 2)]
+    gpus = Gpus(found, specs=Specs([cdi]), hook="")
+    look = """
+        echo $CUDA_VISIBLE_DEVICES $NVIDIA_VISIBLE_DEVICES $FROM_SPECIFICATION; ls -d /dev/nvidia*; cat /usr/lib/libdriver.so
+        echo gone >/dev/nvidiactl; test -e /dev/nvidia0 && head -c 2 /dev/nvidia0 | od -An -tx1
+        test -e /dev/nvidia1 && { echo x >/dev/nvidia1; } 2>&1
+        mknod /tmp/own c 1 5 2>/dev/null || echo makes none; echo x >/usr/lib/libdriver.so.550 || echo read-only
+    """
+
+    async def seen(runtime: Runtime, container_id: str, *uuids: str) -> list[str]:
+        spec = shell(rootfs, look, container_id, gpus=uuids, user="0")
+        ended, output = await run(GpuRuntime(runtime, gpus), spec)  # type: ignore[arg-type]
+        assert ended.code == 0, output.data
+        return output.text.splitlines()
+
+    async def check() -> None:
+        async with opened(settings) as runtime:
+            assert await seen(runtime, "ta-1", "GPU-1") == [
+                *("GPU-1 void yes", "/dev/nvidia0", "/dev/nvidiactl", "the driver 00 00"),
+                *("makes none", "read-only"),
+            ]
+            second = await seen(runtime, "ta-2", "GPU-2")
+            assert second[:3] == ["GPU-2 void yes", "/dev/nvidia1", "/dev/nvidiactl"]
+            assert "I/O error" in second[3]  # of the device that is always full
+            nothing = await run(runtime, shell(rootfs, "ls -d /dev/nvidia* /usr/lib/libdriver*", "ta-3"))
+            assert nothing[0].code != 0 and nothing[1].text == ""
 
     uvloop.run(check())
