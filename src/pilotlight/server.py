@@ -4,7 +4,7 @@ import asyncio
 import random
 import socket
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from pilotlight.config import Settings
@@ -24,6 +24,7 @@ from pilotlight.control.image_names import ImageNames
 from pilotlight.control.images import Images
 from pilotlight.control.mounts import Mounts
 from pilotlight.control.network_file_systems import NetworkFileSystems
+from pilotlight.control.node_output import NodeOutput
 from pilotlight.control.nodes import Nodes
 from pilotlight.control.output_log import OutputLog
 from pilotlight.control.overview import Overview
@@ -37,6 +38,7 @@ from pilotlight.control.secrets import Secrets
 from pilotlight.control.tasks import Tasks
 from pilotlight.control.tokens import Tokens
 from pilotlight.control.tunnels import Tunnels
+from pilotlight.control.unplaced import UnplacedPools
 from pilotlight.control.volume_files import VolumeFiles
 from pilotlight.control.volumes import Volumes
 from pilotlight.control.web import Web
@@ -48,6 +50,7 @@ from pilotlight.control.webhooks import Webhooks
 from pilotlight.core.labels import addresses_of
 from pilotlight.core.reach import Edge
 from pilotlight.loops import runner
+from pilotlight.core.quotas import Quota
 from pilotlight.loops.expire import ExpireLoop
 from pilotlight.loops.garbage import GarbageLoop
 from pilotlight.loops.scale import ScaleLoop
@@ -171,9 +174,15 @@ class Server:
             secrets=self.secrets,
             output_log=self.output_log,
         )
+        self.node_output = NodeOutput(tasks=self.tasks, nodes=self.nodes, output_log=self.output_log)
         self.cordons = Cordons(database=database, nodes=self.nodes, tasks=self.tasks, pools=self.pools)
         self.gpu_tasks = GpuTasks(
             tasks=self.tasks, nodes=self.nodes, pools=self.pools, autoscalers=self.autoscalers, output_log=self.output_log
+        )
+        self.unplaced = UnplacedPools(
+            calls=self.calls,
+            output_log=self.output_log,
+            patience_s=0.0 if settings.reject_unplaceable else settings.unplaceable_timeout_s,
         )
         self.edges = Edges()
         self.proxy_tokens = ProxyTokens(database=database, environments=self.environments)
@@ -223,7 +232,8 @@ class Server:
         self.apps.is_busy = lambda app_id: self.calls.is_busy(app_id) or self.web_routes.serves(app_id)
         self.tasks.on_end = lambda task: self.tunnels.task_ended(task.task_id)
         self.tasks.on_serving = self.web.serving_changed
-        self.tasks.on_startup_failure = self.web.startup_failed
+        self.tasks.on_startup_failure = self.unplaced.on_failure = self.web.startup_failed
+        self.unplaced.is_settled = lambda: self.recovery.is_settled
         self.environments.before_delete.append(self.proxy_tokens.environment_deleted)
         self.apps.after_live.append(self.web.publish)
         self.environments.on_rename.append(self.apps.environment_renamed)
@@ -248,6 +258,7 @@ class Server:
         await server.tokens.load()
         await server.tokens.ensure_first(settings.first_token_path)
         await server.output_log.restore()
+        await server.node_output.restore()
         await server.apps.restore()
         await server.proxy_tokens.load()
         await server.web.restore()
@@ -296,7 +307,7 @@ class Server:
             recovery=self.recovery,
             tasks=self.tasks,
             images=self.images,
-            output_log=self.output_log,
+            node_output=self.node_output,
             garbage=self.garbage,
             gpu_tasks=self.gpu_tasks,
             node_token=self.node_token,
@@ -329,7 +340,7 @@ class Server:
     def loops(self, chance: random.Random) -> list[Coroutine[Any, Any, None]]:
         """The reconcilers, each to be run as a task."""
         clock = asyncio.get_running_loop().time
-        scale = ScaleLoop(self.pools, self.tasks, self.autoscalers, self.output_log, self.gpu_tasks, clock)
+        scale = self.scale_loop(clock)
         expire = ExpireLoop(
             apps=self.apps,
             output_log=self.output_log,
@@ -352,6 +363,18 @@ class Server:
         schedules = ScheduleLoop(self.schedules)
         return [runner.run(loop, chance) for loop in (scale, expire, schedules, self.webhook_loop, GarbageLoop(self.garbage))]
 
+    def scale_loop(self, clock: Callable[[], float]) -> ScaleLoop:
+        """What starts and ends containers, on this clock."""
+        return ScaleLoop(
+            pools=self.pools,
+            tasks=self.tasks,
+            autoscalers=self.autoscalers,
+            unplaced=self.unplaced,
+            gpu_tasks=self.gpu_tasks,
+            quota=Quota(self.settings.max_containers, self.settings.max_gpus),
+            clock=clock,
+        )
+
     async def close(self) -> None:
         """Stop serving, then finish what was being written."""
         for listener in self._listeners:
@@ -365,6 +388,7 @@ class Server:
         await self.webhook_sender.close()
         self.volumes.close()
         await self.tokens.record_use()
+        await self.output_log.close()
         await self.output_database.close()
         await self.database.close()
 

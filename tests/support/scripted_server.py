@@ -19,7 +19,7 @@ DEADLINE_S = 30.0
 
 
 class ScriptedServer:
-    """Accepts one node at a time. `stores` tells whether outputs are confirmed as they come."""
+    """Accepts one node at a time. `stores` tells whether outputs, and what containers print, are confirmed as they come."""
 
     def __init__(self, settings: Settings) -> None:
         self._path = settings.inner_socket_path
@@ -31,6 +31,7 @@ class ScriptedServer:
         self.hellos: list[platform_pb2.NodeHello] = []
         self.events: list[platform_pb2.NodeEvent] = []
         self.stores = True
+        self.batches = 0  # of output, that were taken and confirmed
         self.metadata: dict[str, str] = {}  # of the last relayed call
 
     async def start(self) -> None:
@@ -63,10 +64,20 @@ class ScriptedServer:
         self._note()
         while (message := await stream.receive()) is not None:
             for event in message.events:
+                if event.HasField("logs") and not await self._take(event.logs):
+                    continue
                 self.events.append(event)
                 if event.HasField("outputs") and self.stores:
                     await self.confirm(event.outputs)
             self._note()
+
+    async def _take(self, logs: platform_pb2.LogBatch) -> bool:
+        """Confirm a batch of output as one that is on disk; False for one that came before."""
+        is_new = logs.number > self.batches
+        self.batches = max(self.batches, logs.number)
+        if self.stores:
+            await self.send(logs_stored=platform_pb2.LogsStored(number=self.batches))
+        return is_new
 
     async def send(self, **command: Any) -> None:
         """`send(drain=DrainTask(…))`."""

@@ -32,7 +32,15 @@ TABLES: tuple[tuple[str, str, Mapping[str, str]], ...] = (
     (
         "Nodes",
         "nodes",
-        {"Node": "name", "State": "state", "mCPU": "milli_cpu", "MiB": "memory_mib", "GPUs": "gpus", "Labels": "labels", "Containers": "containers"},
+        {
+            "Node": "name",
+            "State": "state",
+            "mCPU": "milli_cpu",
+            "MiB": "memory_mib",
+            "GPUs": "gpus",
+            "Labels": "labels",
+            "Containers": "containers",
+        },
     ),
     (
         "GPUs",

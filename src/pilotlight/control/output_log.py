@@ -1,6 +1,7 @@
 """What programs print, and what the platform has to tell their authors: live to whoever follows, and kept to be read later.
 
-Lines get their numbers here, in the order in which they came, before they are written; a reader's cursor is such a number.
+Lines get their numbers here, in the order in which they came, before they are written; a reader's cursor is such a number. They are
+written in that order too, one transaction after the other: what the disk does not take is tried again before anything after it.
 """
 
 import asyncio
@@ -10,17 +11,24 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import structlog
 from modal_proto import api_pb2
 from sqlalchemy import Connection, Row
 
 from pilotlight.store import output as store
 from pilotlight.store.database import Database
 
+log = structlog.get_logger()
+
 RECENT_LINES = 20_000  # of all apps, kept in memory for those who follow
 LINES_PER_REPLY = 1_000
 FETCH_LIMIT = 20_000
 ID_GAP = 1_000_000  # after a restart: lines that were shown and never reached the disk have had these numbers
 RETENTION_S = 35 * 24 * 3600
+RETRY_S = 1.0  # after the disk took nothing
+UNWRITTEN_LINES = 200_000  # that wait for such a disk; beyond them the oldest are given up
+
+Receipt = tuple[str, int]  # epoch, number
 
 
 class Printed(NamedTuple):
@@ -97,6 +105,13 @@ class OutputLog:
         self._recent: deque[Line] = deque(maxlen=RECENT_LINES)
         self._last_id = 0
         self._changed: dict[str, asyncio.Event] = {}
+        self._unwritten: list[dict[str, Any]] = []
+        self._unkept: dict[str, Receipt] = {}  # by node
+        self._flight: asyncio.Future[None] | None = None  # what is being written
+        self._in_flight: list[dict[str, Any]] = []
+        self._next: asyncio.Handle | None = None  # when what waits will be written
+        self._is_refused = False  # the disk took nothing the last time
+        self.on_receipt: Callable[[str, str, int], None] = lambda node_id, epoch, number: None
 
     async def restore(self) -> None:
         """Go on numbering beyond all that the last server may have shown."""
@@ -104,11 +119,10 @@ class OutputLog:
 
     def append(self, app_id: str, function_id: str, task_id: str, lines: Sequence[Printed], root_id: str = "") -> None:
         """Take lines of one task; `root_id` is the function from which its own was bound."""
-        rows: list[dict[str, Any]] = []
         for line in lines:
             self._last_id += 1
             self._recent.append(Line(self._last_id, app_id, function_id, task_id, *line, root_id))
-            rows.append(
+            self._unwritten.append(
                 {
                     "line_id": self._last_id,
                     "app_id": app_id,
@@ -118,8 +132,94 @@ class OutputLog:
                     "root_id": root_id,
                 }
             )
-        self._database.write_unattended(lambda connection: store.insert_lines(connection, rows), "lines of output")
+        self._write_soon()
         self.wake(app_id)
+
+    def keep_receipt(self, node_id: str, epoch: str, number: int) -> None:
+        """Put on record, together with the lines before this call, that they are all of a node's batches up to this number."""
+        self._unkept[node_id] = (epoch, number)
+        self._write_soon()
+
+    async def receipts(self) -> Sequence[Row[*tuple[Any, ...]]]:
+        """What is on record of each node: (node_id, epoch, number)."""
+        return await self._database.read(store.all_receipts)
+
+    # ---- to the disk ----
+
+    def _write_soon(self) -> None:
+        """With all that comes in this turn of the event loop."""
+        if self._next is None and self._flight is None:
+            self._next = asyncio.get_running_loop().call_soon(self._write)
+
+    def _write(self) -> None:
+        self._next = None
+        rows, self._unwritten = self._unwritten, []
+        receipts, self._unkept = self._unkept, {}
+        kept = [{"node_id": node_id, "epoch": epoch, "number": number} for node_id, (epoch, number) in receipts.items()]
+
+        def work(connection: Connection) -> None:
+            if rows:
+                store.insert_lines(connection, rows)
+            if kept:
+                store.keep_receipts(connection, kept)
+
+        self._in_flight = rows
+        self._flight = self._database.write(work)
+        self._flight.add_done_callback(lambda done: self._landed(done, receipts))
+
+    def _landed(self, done: "asyncio.Future[None]", receipts: dict[str, Receipt]) -> None:
+        rows, self._in_flight = self._in_flight, []
+        self._flight = None
+        if done.cancelled():
+            return
+        error = done.exception()
+        if error is not None:
+            if not self._is_refused:
+                log.error("output_not_written", lines=len(rows), cause=str(error), retry_in_s=RETRY_S)
+            self._is_refused = True
+            self._unwritten = rows + self._unwritten
+            self._unkept = receipts | self._unkept
+            if (surplus := len(self._unwritten) - UNWRITTEN_LINES) > 0:
+                log.error("output_given_up", lines=surplus)
+                del self._unwritten[:surplus]
+            self._next = asyncio.get_running_loop().call_later(RETRY_S, self._write)
+            return
+        if self._is_refused:
+            log.info("output_written_again", lines=len(rows))
+        self._is_refused = False
+        for node_id, (epoch, number) in receipts.items():
+            self.on_receipt(node_id, epoch, number)
+        if self._unwritten or self._unkept:
+            self._write_soon()
+
+    async def settled(self) -> None:
+        """Until all lines taken so far are on disk, or the disk has refused them."""
+        target = self._last_id
+        while not self._is_refused:
+            oldest = next(iter(self._in_flight or self._unwritten), None)
+            if oldest is None or oldest["line_id"] > target:
+                return
+            if self._flight is None and self._next is not None:
+                self._next.cancel()
+                self._write()
+            if self._flight is not None:
+                await asyncio.wait((self._flight,))
+
+    async def close(self) -> None:
+        """Write what there is; once, even to a disk that takes nothing."""
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+        if self._flight is not None:
+            await asyncio.wait((self._flight,))
+        if self._next is not None:
+            self._next.cancel()
+        if self._unwritten or self._unkept:
+            self._write()
+            if self._flight is not None:
+                await asyncio.wait((self._flight,))
+
+    # ---- what the platform says ----
 
     def say(self, app_id: str, function_id: str, task_id: str, text: str, root_id: str = "") -> None:
         """A line of the platform's own."""
@@ -193,13 +293,14 @@ class OutputLog:
         return [(row.start, row.file_descriptor, row.n) for row in rows]
 
     async def _read(self, query: Callable[[Connection], list[Row[*tuple[Any, ...]]]]) -> list[Row[*tuple[Any, ...]]]:
-        """Query the disk once all that was taken so far has reached it."""
-        await self._database.write(lambda connection: None)
+        """Query the disk once all that was taken so far has reached it, or was refused."""
+        await self.settled()
         return await self._database.read(query)
 
     async def collect(self) -> int:
         """Delete lines that are past their time; returns how many."""
         before = self._now() - RETENTION_S
+        await self.settled()
         return await self._database.write(lambda connection: store.delete_before(connection, before, 10_000))
 
 

@@ -133,6 +133,8 @@ class Agent:
                 stored = command.outputs_stored
                 if (task := self._tasks.get(stored.task_id)) is not None:
                     task.settle(stored.batch, stored.error)
+            case "logs_stored":
+                self._outbox.logs_stored(command.logs_stored.number)
             case "start_task":
                 self._start(command.start_task)
             case "stop_task":
@@ -213,6 +215,7 @@ class Agent:
             web_address=self._web.address,
             gpus=self._gpus.told(),
             builds=self._builds.held(),
+            log_epoch=self._outbox.log_epoch,
         )
 
     def _welcomed(self, unknown: Sequence[str]) -> None:

@@ -1,7 +1,8 @@
 """What the server is to be told, while it waits for its turn on the stream.
 
 Invariant: an event leaves once, in order within its lane, and returns to its place if the stream broke under it; output of
-containers that waits here stays near FULL_BYTES, because whoever adds to it is told when to stop reading.
+containers is kept until the server has it on disk, and what of it is here stays near FULL_BYTES, because whoever adds to it is told
+when to stop reading.
 
 Two lanes: *urgent* (outputs, readiness, time-outs) overtakes *orderly* (what containers print, builds, ends), so that a flood of
 prints delays no result, and an end never overtakes the last words before it.
@@ -13,9 +14,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from pilotlight.node.sent_lines import SentLines
 from pilotlight.wire import platform_pb2
 
-FULL_BYTES = 4 * 1024 * 1024  # of container output that waits: beyond it nobody reads more from the pipes
+FULL_BYTES = 4 * 1024 * 1024  # of container output that is not on the server's disk: beyond it nobody reads more from the pipes
 EMPTY_ENOUGH_BYTES = 1024 * 1024
 MESSAGE_BYTES = 32 * 1024 * 1024  # of outputs in one message
 MESSAGE_LOG_BYTES = 512 * 1024  # of container output in one message
@@ -43,6 +45,7 @@ class Outbox:
         self._urgent: list[NodeEvent] = []
         self._orderly: deque[NodeEvent | platform_pb2.LogLine] = deque()
         self._log_bytes = 0
+        self._sent = SentLines()
         self._departed: dict[str, Departed] = {}
         self._wake = asyncio.Event()
         self._linger: asyncio.TimerHandle | None = None
@@ -75,7 +78,7 @@ class Outbox:
         self._orderly.append(line)
         self._log_bytes += len(line.data)
         self._linger_for(LOG_LINGER_S)
-        if not self.full and self._log_bytes > FULL_BYTES:
+        if not self.full and self._log_bytes + self._sent.size_bytes > FULL_BYTES:
             self._tell(full=True)
 
     def depart(self, held: platform_pb2.HeldTask, events: Sequence[NodeEvent]) -> None:
@@ -90,6 +93,18 @@ class Outbox:
 
     def unlisten(self, listener: Callable[[bool], None]) -> None:
         self._listeners.discard(listener)
+
+    # ---- output of containers ----
+
+    @property
+    def log_epoch(self) -> str:
+        """Within which numbers of batches count."""
+        return self._sent.epoch
+
+    def logs_stored(self, number: int) -> None:
+        """The server has the batch of this number, and all before it, on disk."""
+        self._sent.settle(number)
+        self._tell_if_empty_enough()
 
     # ---- taking out ----
 
@@ -117,18 +132,17 @@ class Outbox:
                 taken_bytes += len(entry.data)
                 continue
             if lines:
-                events.append(NodeEvent(logs=platform_pb2.LogBatch(lines=lines)))
+                events.append(self._sent.add(lines))
                 lines = []
             events.append(entry)
             if entry.HasField("task_exited") and (departed := self._departed.get(entry.task_exited.task_id)) is not None:
                 departed.sent_at = self._clock()
         if lines:
-            events.append(NodeEvent(logs=platform_pb2.LogBatch(lines=lines)))
+            events.append(self._sent.add(lines))
         self._log_bytes -= taken_bytes
         if not self._orderly and not self._urgent and not self.closed:
             self._wake.clear()
-        if self.full and self._log_bytes < EMPTY_ENOUGH_BYTES:
-            self._tell(full=False)
+        self._tell_if_empty_enough()
         return events
 
     def _take_urgent(self) -> list[NodeEvent]:
@@ -144,14 +158,11 @@ class Outbox:
     # ---- when the stream breaks ----
 
     def put_back(self, events: Sequence[NodeEvent]) -> None:
-        """These never left. Outputs do not return here, but by `renew`; of inputs that were returned the next hello speaks."""
+        """These never left. Outputs and lines return by `renew`; of inputs that were returned the next hello speaks."""
         for event in reversed(events):
             match event.WhichOneof("event"):
-                case "outputs" | "inputs_returned" | None:
+                case "outputs" | "inputs_returned" | "logs" | None:
                     continue
-                case "logs":
-                    self._orderly.extendleft(reversed(event.logs.lines))
-                    self._log_bytes += sum(len(line.data) for line in event.logs.lines)
                 case "task_exited" | "build_progress" | "build_finished":
                     self._orderly.appendleft(event)
                     if (departed := self._departed.get(event.task_exited.task_id)) is not None:
@@ -167,11 +178,18 @@ class Outbox:
         return [departed.held for departed in self._departed.values()]
 
     def renew(self, unknown: Sequence[str]) -> None:
-        """The stream is back: tell again of ends that may have been lost, except of tasks that the server does not know.
+        """The stream is back: send again the lines that are not confirmed, and ends that may have been lost; not of tasks that the
+        server does not know.
 
         Outputs that wait are dropped: whoever sent them sends again all that is not confirmed.
         """
         self._urgent = [event for event in self._urgent if not (event.HasField("outputs") or event.HasField("inputs_returned"))]
+        self._orderly = deque(
+            entry for entry in self._orderly if isinstance(entry, platform_pb2.LogLine) or not entry.HasField("logs")
+        )
+        self._orderly.extendleft(reversed(self._sent.unconfirmed()))
+        if self._orderly:
+            self._wake.set()
         for task_id in unknown:
             self._departed.pop(task_id, None)
         for departed in self._departed.values():
@@ -202,6 +220,10 @@ class Outbox:
     def _stop_lingering(self) -> None:
         self._linger = None
         self._wake.set()
+
+    def _tell_if_empty_enough(self) -> None:
+        if self.full and self._log_bytes + self._sent.size_bytes < EMPTY_ENOUGH_BYTES:
+            self._tell(full=False)
 
     def _tell(self, *, full: bool) -> None:
         self.full = full

@@ -9,8 +9,8 @@ import structlog
 from pilotlight.control.garbage import Garbage
 from pilotlight.control.gpu_tasks import GpuTasks
 from pilotlight.control.images import Images
+from pilotlight.control.node_output import NodeOutput
 from pilotlight.control.nodes import NodeSession
-from pilotlight.control.output_log import OutputLog, Printed
 from pilotlight.control.recovery import Recovery
 from pilotlight.control.tasks import Tasks
 from pilotlight.core import errors
@@ -33,7 +33,7 @@ class NodeService:
         recovery: Recovery,
         tasks: Tasks,
         images: Images,
-        output_log: OutputLog,
+        node_output: NodeOutput,
         garbage: Garbage,
         gpu_tasks: GpuTasks,
         node_token: bytes,
@@ -42,7 +42,7 @@ class NodeService:
         self._recovery = recovery
         self._tasks = tasks
         self._images = images
-        self._output_log = output_log
+        self._node_output = node_output
         self._garbage = garbage
         self._gpu_tasks = gpu_tasks
         self._node_token = node_token
@@ -71,6 +71,7 @@ class NodeService:
             web_address=hello.web_address,
             gpus=list(hello.gpus),
             builds=list(hello.builds),
+            log_epoch=hello.log_epoch,
         )
         session.send(platform_pb2.NodeCommand(welcome=platform_pb2.Welcome()))
         try:
@@ -110,7 +111,7 @@ class NodeService:
             case "inputs_returned":
                 _spawn(work, self._tasks.returned(event.inputs_returned))
             case "logs":
-                self._logs(event.logs)
+                self._node_output.take(session, event.logs)
             case "layers_collected":
                 self._garbage.layers_collected(event.layers_collected)
             case "gpu_health":
@@ -122,21 +123,11 @@ class NodeService:
             case "input_timed_out":
                 _spawn(work, self._tasks.timed_out(event.input_timed_out))
             case "task_exited":
-                _spawn(work, self._tasks.exited(event.task_exited))
+                _spawn(work, self._node_output.exited(event.task_exited))
             case "build_finished":
                 _spawn(work, self._images.finished(event.build_finished))
             case _:
                 log.debug("node_event_ignored", kind=kind)
-
-    def _logs(self, batch: platform_pb2.LogBatch) -> None:
-        by_task: dict[str, list[Printed]] = {}
-        for line in batch.lines:
-            printed = Printed(line.file_descriptor, line.data, line.at_ns / 1e9, line.call_id, line.input_id)
-            by_task.setdefault(line.task_id, []).append(printed)
-        for task_id, lines in by_task.items():
-            if (task := self._tasks.get(task_id)) is not None:
-                function = task.pool.function
-                self._output_log.append(function.app_id, function.function_id, task_id, lines, function.parent_id or "")
 
 
 async def _write(session: NodeSession, frames: NodeFrames) -> None:

@@ -5,11 +5,20 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, insert, or_, select
 
-from pilotlight.store.output_tables import lines
+from pilotlight.store.output_tables import lines, receipts
 
 
 def insert_lines(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
     connection.execute(insert(lines), rows)
+
+
+def keep_receipts(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """The last batch of each node: (node_id, epoch, number)."""
+    connection.execute(insert(receipts).prefix_with("OR REPLACE"), rows)
+
+
+def all_receipts(connection: Connection) -> list[Row[*tuple[Any, ...]]]:
+    return list(connection.execute(select(receipts.c.node_id, receipts.c.epoch, receipts.c.number)))
 
 
 def highest_id(connection: Connection) -> int:

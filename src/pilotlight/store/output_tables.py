@@ -23,6 +23,14 @@ lines = Table(
     sqlite_autoincrement=True,
 )
 
+receipts = Table(
+    "receipts",  # of each node: the last batch of lines that is on disk, so that none is taken twice
+    metadata,
+    Column("node_id", String, primary_key=True),
+    Column("epoch", String, nullable=False),  # of the node's numbers
+    Column("number", Integer, nullable=False),
+)
+
 web_requests = Table(
     "web_requests",  # that a modal.Server has answered, the newest of all
     metadata,

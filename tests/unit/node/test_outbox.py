@@ -98,7 +98,9 @@ def test_who_prints_is_held_while_too_much_waits() -> None:
         assert outbox.full
         taken = 0
         while outbox.full:
-            taken += sum(len(entry.data) for entry in outbox.take()[0].logs.lines)
+            [batch] = outbox.take()
+            taken += sum(len(entry.data) for entry in batch.logs.lines)
+            outbox.logs_stored(batch.logs.number)
         assert told == [True, False]
         assert taken > FULL_BYTES / 2  # not on and off with each line
 
@@ -114,10 +116,11 @@ def test_what_did_not_leave_returns_to_its_place_except_outputs() -> None:
         outbox.log(line("b\n"))
         outbox.urgent(ready("ta-2"))
         outbox.put_back(events)
+        outbox.renew([])
         again = outbox.take()
-        assert kinds(again) == ["task_ready", "task_ready", "logs"]
+        assert kinds(again) == ["task_ready", "task_ready", "logs", "logs"]
         assert [event.task_ready.task_id for event in again[:2]] == ["ta-1", "ta-2"]
-        assert [entry.data for entry in again[2].logs.lines] == ["a\n", "b\n"]
+        assert [(entry.logs.number, entry.logs.lines[0].data) for entry in again[2:]] == [(1, "a\n"), (2, "b\n")]
 
     with_outbox(check)
 
@@ -169,5 +172,47 @@ def test_outputs_that_waited_for_the_stream_are_not_doubled() -> None:
         outbox.repeat(answer)
         outbox.repeat(answer)
         assert kinds(outbox.take()) == ["outputs"]
+
+    with_outbox(check)
+
+
+def test_lines_are_sent_again_to_each_new_stream_until_they_are_on_the_servers_disk() -> None:
+    def check(outbox: Outbox, _: Clock) -> None:
+        for number in range(1, 4):
+            outbox.log(line(f"{number}\n"))
+            assert [event.logs.number for event in outbox.take()] == [number]
+        outbox.logs_stored(1)
+        outbox.depart(held(), [exited()])
+        for _stream in range(2):
+            outbox.renew([])
+            events = outbox.take()
+            assert kinds(events) == ["logs", "logs", "task_exited"]  # the end stays behind the last words
+            assert [event.logs.number for event in events[:2]] == [2, 3]
+        outbox.logs_stored(3)
+        outbox.renew(["ta-1"])
+        assert outbox.take() == []
+
+    with_outbox(check)
+
+
+def test_lines_that_wait_for_a_second_stream_are_not_doubled() -> None:
+    def check(outbox: Outbox, _: Clock) -> None:
+        outbox.log(line("a\n"))
+        outbox.take()
+        outbox.renew([])
+        outbox.renew([])
+        assert [event.logs.number for event in outbox.take()] == [1]
+
+    with_outbox(check)
+
+
+def test_lines_that_nobody_confirms_hold_who_prints() -> None:
+    def check(outbox: Outbox, _: Clock) -> None:
+        while not outbox.full:
+            outbox.log(line("x" * 65_536))
+            events = outbox.take()
+        assert outbox.full
+        outbox.logs_stored(events[-1].logs.number)
+        assert not outbox.full
 
     with_outbox(check)
