@@ -48,6 +48,8 @@ async def serve(
         try:
             if settings.edges_socket_path.exists():  # what connects meanwhile waits in the sockets' backlog
                 await _first_word(edge)
+            if linking.done():
+                linking.result()  # it can't go on, and says why
             await _Server(_configuration(edge), settings, ready).serve(sockets)
         finally:
             await ended(linking)

@@ -61,12 +61,12 @@ class Edge:
 
     async def run(self, tunnels: socket.socket | None = None) -> None:
         """Until cancelled. `tunnels`: the listener of tunnels by TLS."""
+        settings = self._settings
         async with asyncio.TaskGroup() as group:
             group.create_task(self.link.run())
             if tunnels is not None:
-                certificate = certificate_of(self._settings) or own_certificate(
-                    self._settings.keys_dir, self._settings.tunnels.domain
-                )
+                certificate = certificate_of(settings) or own_certificate(settings.keys_dir, settings.tunnels.domain)
+                await self.link.is_up.wait()  # an edge that was restarted must not deny what it does not know yet
                 group.create_task(self.tunnels.serve_tls(tunnels, certificate))
 
     async def close(self) -> None:
