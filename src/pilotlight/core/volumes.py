@@ -22,6 +22,7 @@ MAX_DIRECTORY_ENTRIES = 262_144  # in one directory of a version 2 volume
 MAX_FILE_BYTES = 1 << 40
 MAX_PATH_BYTES = 4096
 MAX_NAME_BYTES = 255
+MAX_DEPTH = 512  # directories in one another: each access walks from the root
 MAX_FILES_AT_ONCE = 100_000  # in one upload request
 URL_TTL_S = 24 * 3600
 EMPTY_SHA256 = hashlib.sha256(b"").digest()
@@ -43,6 +44,8 @@ def parse_path(path: str) -> Parts:
     parts = tuple(part for part in path.split("/") if part not in ("", "."))
     if ".." in parts:
         raise errors.InvalidInput(f"The path {path!r} has '..' in it. Name the file from the volume's root.")
+    if len(parts) > MAX_DEPTH:
+        raise errors.InvalidInput(f"The path {path[:40]!r}… has more than {MAX_DEPTH} directories in one another. Use fewer.")
     for part in parts:
         if len(part.encode()) > MAX_NAME_BYTES:
             raise errors.InvalidInput(f"The name {part[:40]!r}… has more than {MAX_NAME_BYTES} bytes. Use a shorter one.")

@@ -105,11 +105,8 @@ def missing(places: Places, volume_id: str, files: Sequence[BlockFile], present:
         ]
         if not lacking:
             continue
-        if file.parts not in present:
-            asked.update(digest for _, digest in lacking)
-            found += {digest: (file_index, index) for index, digest in reversed(lacking)}.values()
-            continue
-        with _old_file(places, volume_id, file) as old:
+        is_new = file.parts not in present
+        with contextlib.nullcontext() if is_new else _old_file(places, volume_id, file) as old:
             lengths = block_lengths(file.size_bytes)
             for index, digest in lacking:
                 if digest not in asked and (old is None or not holds(old, index * BLOCK_BYTES, lengths[index], digest)):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pilotlight.core import errors
-from pilotlight.core.volumes import MAX_PATH_BYTES, Parts, shown
+from pilotlight.core.volumes import MAX_DEPTH, Parts, shown
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 ENTRIES_PER_BATCH = 1_000
@@ -210,8 +210,8 @@ def entries(root: Path, parts: Parts, *, recursive: bool) -> Iterator[list[Entry
 
 
 def _directory_entries(root: Path, parts: Parts, *, is_first: bool) -> Iterator[Entry]:
-    if sum(len(os.fsencode(part)) + 1 for part in parts) > MAX_PATH_BYTES:
-        raise errors.OverLimit(f"{shown(parts)[:80]!r}… is deeper than paths of {MAX_PATH_BYTES} bytes can name. Remove it.")
+    if len(parts) > MAX_DEPTH:
+        raise errors.OverLimit(f"{shown(parts)[:80]!r}… is deeper than {MAX_DEPTH} directories, which no path can name. Remove it.")
     try:
         descriptor = open_directory(root, parts)
     except (errors.NotFound, errors.InvalidInput):
@@ -247,7 +247,7 @@ def count(root: Path, limit: int) -> int:
                     total += 1
                     if total > limit:
                         break
-                    if len(parts) < MAX_PATH_BYTES // 2 and found.is_dir(follow_symlinks=False):
+                    if len(parts) < MAX_DEPTH and found.is_dir(follow_symlinks=False):
                         waiting.append((*parts, found.name))
         finally:
             os.close(descriptor)
