@@ -36,6 +36,11 @@ def test_programs_keep_their_state(checks: Callable[..., None], client: str) -> 
     checks("state", client=client)
 
 
+@pytest.mark.parametrize("client", ["newest", "oldest"])
+def test_programs_with_network_file_systems(checks: Callable[..., None], client: str) -> None:
+    checks("older_files", client=client)
+
+
 def _grep(platform: Platform, needle: bytes) -> list[str]:
     """Where a value can be read: files of the state but those of running containers, run directory, processes of the platform."""
     state = platform.settings.state
