@@ -6,12 +6,13 @@ The checks are pure: they judge the facts that `machine.py` gathers, so that eve
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 import click
 
+from pilotlight.cli.doctor_gpus import judge
+from pilotlight.cli.findings import Finding, Level
 from pilotlight.cli.machine import MINIMUM_PYTHON, PROGRAMS, Facts, gather
 from pilotlight.cli.options import settings_for, state_option
 from pilotlight.supervisor.start import running_settings
@@ -22,18 +23,6 @@ LOW_DISK_MIB = 1024
 INOTIFY_INSTANCES = 128
 INOTIFY_WATCHES = 65536
 NEEDED_CONTROLLERS = ("memory", "pids", "cpu")
-
-Level = Literal["ok", "warning", "problem"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One check's answer. A problem stops `up` or the containers; a warning names what works less well. `mend` is a command."""
-
-    check: str
-    level: Level
-    message: str
-    mend: str = ""
 
 
 def _kernel(facts: Facts) -> Finding:
@@ -196,6 +185,10 @@ def _localhost_names(facts: Facts) -> Finding:
     )
 
 
+def _gpus(facts: Facts) -> Iterator[Finding]:
+    yield from judge(facts.gpus)
+
+
 CHECKS: tuple[Callable[[Facts], Finding | Iterator[Finding]], ...] = (
     _root,
     _surroundings,
@@ -212,6 +205,7 @@ CHECKS: tuple[Callable[[Facts], Finding | Iterator[Finding]], ...] = (
     _disk,
     _inotify,
     _localhost_names,
+    _gpus,
 )
 
 

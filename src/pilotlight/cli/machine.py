@@ -9,9 +9,10 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from pilotlight.cli.machine_gpus import GpuFacts, gather_gpus
 from pilotlight.config import Settings
 from pilotlight.supervisor import lock
 from pilotlight.supervisor.addresses import holder_of, is_listening, parse
@@ -70,6 +71,7 @@ class Facts:
     inotify_instances: int
     inotify_watches: int
     localhost_names: bool
+    gpus: GpuFacts = field(default_factory=GpuFacts)
 
 
 def _text(path: str | Path) -> str:
@@ -190,6 +192,7 @@ def gather(settings: Settings) -> Facts:
         inotify_instances=_number("/proc/sys/fs/inotify/max_user_instances"),
         inotify_watches=_number("/proc/sys/fs/inotify/max_user_watches"),
         localhost_names=_resolves_localhost_names(),
+        gpus=gather_gpus(settings),
     )
 
 
