@@ -27,7 +27,8 @@ def judge(facts: GpuFacts) -> Iterator[Finding]:
         yield Finding(
             "GPUs",
             "warning",
-            f"the driver {facts.driver} is loaded, but its library libnvidia-ml.so.1 reports no GPU: none is offered",
+            f"the driver {facts.driver} is loaded, but its library libnvidia-ml.so.1 reports no GPU"
+            f"{f' ({facts.driver_problem})' if facts.driver_problem else ''}: none is offered",
             "apt-get install -y libnvidia-ml1 && nvidia-smi",
         )
     else:

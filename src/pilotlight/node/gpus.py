@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Generic, Protocol, TypeVar
 
+import structlog
+
 from pilotlight.config import Settings
 from pilotlight.core.containers import ContainerHandle, ContainerSpec, Hook, OnOutput
 from pilotlight.core.errors import WrongState
@@ -19,6 +21,8 @@ from pilotlight.node import nvml
 from pilotlight.node.cdi import Edits, Specs
 from pilotlight.node.nvml import Found, OnProblem, Watch
 from pilotlight.wire import platform_pb2
+
+log = structlog.get_logger()
 
 HOOK = "nvidia-container-runtime-hook"
 MANY_PATHS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -53,7 +57,10 @@ class Gpus:
         if settings.gpus:
             devices = declared_devices(parse_inventory(settings.gpus), shares, node_id)
             return cls([Found(device) for device in devices], declared=True)
-        library = library or nvml.load()
+        if library is None:
+            library, why_not = nvml.load()
+            if why_not:
+                log.error("gpus_not_found", cause=why_not, effect="this node offers none")
         if library is None:
             return cls()
         return cls(nvml.shared(nvml.discover(library), shares), library=library)

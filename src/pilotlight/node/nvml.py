@@ -35,16 +35,15 @@ class Found:
     instance: int = EVERY_INSTANCE  # of a slice: its GPU instance
 
 
-def load() -> Any | None:
-    """The module, if the driver is there and answers; None if not."""
+def load() -> tuple[Any | None, str]:
+    """The module where the driver is there and answers; else why not, empty for a machine that has no driver."""
     pynvml: Any = importlib.import_module("pynvml")  # only where there may be GPUs
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
         absent = error.value in (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
-        (log.debug if absent else log.warning)("nvml_absent", error=str(error))
-        return None
-    return pynvml
+        return None, "" if absent else str(error)
+    return pynvml, ""
 
 
 def discover(nvml: Any) -> list[Found]:

@@ -28,7 +28,12 @@ def test_a_machine_with_all_it_takes_has_nothing_to_mend() -> None:
     ("change", "message", "mend"),
     [
         ({"driver": "", "found": ""}, "driver is not loaded", "nvidia-driver"),
-        ({"found": ""}, "reports no GPU", "libnvidia-ml1"),
+        ({"found": ""}, "reports no GPU: none", "libnvidia-ml1"),
+        (
+            {"found": "", "driver_problem": "Driver/library version mismatch"},
+            "no GPU (Driver/library version mismatch)",
+            "nvidia-smi",
+        ),
         ({"unnamed": ("GPU-1",)}, "none names GPU-1", "nvidia-ctk cdi generate"),
         ({"unnamed": ("GPU-1",), "toolkit": ""}, "none names GPU-1", "nvidia-container-toolkit"),
         ({"missing_paths": ("/usr/lib/libcuda.so.535",)}, "libcuda.so.535 is not there", "nvidia-ctk cdi generate"),
@@ -47,7 +52,7 @@ def test_the_hook_is_enough() -> None:
 
 def test_the_facts_of_a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library = ScriptedNvml([Card("GPU-1", "NVIDIA A10", 23028), Card("GPU-2", "NVIDIA A10", 23028)])
-    monkeypatch.setattr(nvml, "load", lambda: library)
+    monkeypatch.setattr(nvml, "load", lambda: (library, ""))
     closed = tmp_path / "closed"
     closed.touch(mode=0o600)
     devices = f"[{{path: {closed}}}, {{path: {tmp_path}/missing}}]"
