@@ -36,8 +36,15 @@ DOCUMENT: dict[str, Any] = {
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the run directory is in /run")
 
 
-class Control(ControlBase):
-    """A server that knows one token and one document."""
+async def _not_asked(self: object, stream: Any) -> None:
+    raise NotImplementedError
+
+
+NotAsked: Any = type("NotAsked", (ControlBase,), dict.fromkeys(ControlBase.__abstractmethods__, _not_asked))
+
+
+class Control(NotAsked):
+    """A server that knows one token and one document, and is not asked about anything else."""
 
     async def Status(self, stream: Any) -> None:
         await stream.recv_message()
@@ -58,18 +65,15 @@ class Control(ControlBase):
             raise GRPCError(Status.NOT_FOUND, f"there is no token {request.token_id}")
         await stream.send_message(wire.TokenRevokeReply())
 
-    async def Metrics(self, stream: Any) -> None:
-        raise NotImplementedError
-
-    async def WebBind(self, stream: Any) -> None:
-        raise NotImplementedError
-
     async def RotateSecretsKey(self, stream: Any) -> None:
         await stream.recv_message()
         await stream.send_message(wire.RotateSecretsKeyReply(resealed=3, unreadable=1, made_key=True))
 
     async def Collect(self, stream: Any) -> None:
-        raise NotImplementedError
+        request = await stream.recv_message()
+        blobs = wire.Collected(kind="blobs", removed=2, removed_bytes=3 << 20, kept=5, kept_bytes=1 << 20)
+        away = wire.Collected(kind="layers", problem="no node is connected")
+        await stream.send_message(wire.CollectReply(kinds=[blobs, away] if request.dry_run else [away]))
 
 
 @pytest.fixture
@@ -136,3 +140,10 @@ def test_the_key_of_secrets_is_changed(settings: Settings) -> None:
     assert done.returncode == 0, done.stderr
     assert f"3 secrets are sealed with the new key in {settings.keys_dir / 'secrets.key'}" in done.stdout
     assert "1 secrets were sealed with a key that is lost" in done.stderr
+
+
+def test_what_would_go_and_what_was_not_looked_at(settings: Settings) -> None:
+    would = pilotlight(settings, "gc", "--dry-run")
+    assert would.returncode == 0, would.stderr
+    assert "3.0 MiB would be freed." in would.stdout and "no node is connected" in would.stdout
+    assert "0.0 MiB are free again." in pilotlight(settings, "gc").stdout
