@@ -5,7 +5,9 @@
     spawn     how many inputs are accepted, how steadily, and what they cost in memory
     hello     where the time of a cached `modal run examples/hello.py` goes
     state     requests of dicts and queues, beside a bare RPC; what consumers cost that wait
-    run       all of these, one after the other (`make bench`)
+    web       a web app, beside a null edge: first bytes, requests a second, large bodies
+    web_server  the relay to a container's own server, beside nginx
+    run       all of these but the last, one after the other (`make bench`)
 
 Each runs as `.venv/bin/python -m bench.NAME`, prints a table, and with --json one object on stdout. The interpreter is part of the
 result: an unoptimised build of Python is a third slower than Debian's.

@@ -30,10 +30,11 @@ def surroundings() -> dict[str, object]:
     return {"python": sys.version.split()[0], "interpreter": os.path.realpath(sys.executable), "cpus": os.cpu_count(), **versions}
 
 
-def show(title: str, columns: Mapping[str, Figures], as_json: bool) -> None:
-    """Print figures side by side (or `{column: {figure: value}}` as one JSON object, with the surroundings)."""
+def show(title: str, columns: Mapping[str, Figures], as_json: bool, **more: str) -> None:
+    """Print figures side by side (or `{column: {figure: value}}` as one JSON object), with the surroundings, and `more` of them."""
+    around = surroundings() | more
     if as_json:
-        print(json.dumps({"bench": title, "surroundings": surroundings(), **columns}, indent=1))
+        print(json.dumps({"bench": title, "surroundings": around, **columns}, indent=1))
         return
     table = Table(title=title)
     table.add_column("")
@@ -44,4 +45,4 @@ def show(title: str, columns: Mapping[str, Figures], as_json: bool) -> None:
         table.add_row(row, *(f"{figures[row]:,.4g}" if row in figures else "" for figures in columns.values()))
     console = Console(width=max(100, 24 + 16 * len(columns)))
     console.print(table)
-    console.print(", ".join(f"{name} {value}" for name, value in surroundings().items()), style="dim", highlight=False)
+    console.print(", ".join(f"{name} {value}" for name, value in around.items()), style="dim", highlight=False)
