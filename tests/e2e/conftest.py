@@ -177,7 +177,8 @@ def platform() -> Iterator[Platform]:
     kept = os.environ.get("PILOTLIGHT_E2E_STATE")
     state = Path(kept) if kept else Path(tempfile.mkdtemp(prefix="pilotlight-e2e-")) / "state"
     try:
-        _pilotlight("up", "--detach", "--state", str(state), "--api", _free_address(), "--web", _free_address())
+        addresses = ("--api", _free_address(), "--web", _free_address())
+        _pilotlight("up", "--detach", "--state", str(state), *addresses, "--gpus", "A10G:2")
         try:
             running = Platform(Settings(state=state), _environment(state))
             running.modal("run", str(REPOSITORY / "examples" / "hello.py"), deadline_s=FIRST_BUILD_S)

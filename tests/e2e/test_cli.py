@@ -246,7 +246,7 @@ def test_unknown_names_and_missing_features_are_named(platform: Platform, progra
     assert "'cli-nowhere'" in refused(platform, "app", "logs", "cli-nowhere")
     assert "'cli-nowhere'" in refused(platform, "app", "stop", "--yes", "cli-nowhere")
     for feature, arguments in {
-        "GPUs": "gpu='T4'",
+        "from 1 to 8": "gpu='T4:9'",
         "volumes": "volumes={'/data': modal.Volume.from_name('v', create_if_missing=True)}",
         "schedules": "schedule=modal.Period(hours=1)",
         "web functions": ")\n@modal.web_server(8000",

@@ -160,7 +160,7 @@ def test_official_bases_by_name(platform: Platform, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("definition", "said"),
     [
-        ("modal.Image.debian_slim().run_commands('true', gpu='T4')", "GPUs in build steps"),
+        ("modal.Image.debian_slim().run_commands('true', gpu='T4')", "needs 1×T4, this platform has 2×A10G"),
         ("modal.Image.debian_slim().run_function(print)", "Image.run_function"),
         ("modal.Image.from_registry('registry.invalid/nothing:1')", "registry.invalid/nothing:1 is not in the local store"),
         ("modal.Image.from_registry('debian:bookworm-slim', add_python='3.11')", "no standalone Pythons"),

@@ -34,6 +34,8 @@ def judge(facts: GpuFacts) -> Iterator[Finding]:
     else:
         yield Finding("GPUs", "ok", facts.found + (f", driver {facts.driver}" if facts.driver else ""))
         yield from _way_into_containers(facts)
+    if facts.unusable:
+        yield Finding("GPUs", "warning", f"these do not answer: {', '.join(facts.unusable)}", "nvidia-smi --query && reboot")
 
 
 def _way_into_containers(facts: GpuFacts) -> Iterator[Finding]:

@@ -26,6 +26,7 @@ class GpuFacts:
     driver: str = ""  # version of the kernel's module
     found: str = ""  # "2×A10G"
     driver_problem: str = ""  # why its library gives no answer, where that is not for want of it
+    unusable: tuple[str, ...] = ()  # numbers of devices that do not answer, and why
     unnamed: tuple[str, ...] = ()  # uuids that no CDI specification names
     broken_specs: tuple[str, ...] = ()  # what is wrong with them
     missing_paths: tuple[str, ...] = ()  # that specifications name
@@ -56,7 +57,10 @@ def _is_closed(path: Path) -> bool:
 def gather_gpus(settings: Settings, specs: Specs | None = None) -> GpuFacts:
     """Look at this machine's GPUs, for a platform with these settings."""
     library, problem = (None, "") if settings.gpus else nvml.load()
-    found = nvml.discover(library) if library is not None else []
+    unusable: list[str] = []
+    found: list[nvml.Found] = []
+    if library is not None:
+        found = nvml.discover(library, lambda number, why: unusable.append(f"{number} ({why})"))
     spec_list, broken = (specs or Specs()).all()
     named = {name for spec in spec_list for name in spec.devices}
     mine = {name for one in found for name in (one.device.uuid, one.index)} & named
@@ -70,6 +74,7 @@ def gather_gpus(settings: Settings, specs: Specs | None = None) -> GpuFacts:
         driver=_text(Path("/sys/module/nvidia/version")),
         found=", ".join(f"{count}×{kind}" for kind, count in sorted(kinds.items())),
         driver_problem=problem,
+        unusable=tuple(unusable),
         unnamed=tuple(one.device.uuid for one in found if not {one.device.uuid, one.index} & named),
         broken_specs=tuple(map(str, broken)),
         missing_paths=tuple(dict.fromkeys(str(path) for path in paths if not os.path.lexists(path))) if found else (),

@@ -46,14 +46,18 @@ def load() -> tuple[Any | None, str]:
     return pynvml, ""
 
 
-def discover(nvml: Any) -> list[Found]:
-    """All devices; of one that is cut into slices, the slices. One that does not answer is left out, and logged."""
+def _log_unusable(number: int, problem: str) -> None:
+    log.error("gpu_not_usable", index=number, error=problem)
+
+
+def discover(nvml: Any, on_unusable: Callable[[int, str], None] = _log_unusable) -> list[Found]:
+    """All devices; of one that is cut into slices, the slices. One that does not answer is left out, and told by its number."""
     found: list[Found] = []
     for number in range(nvml.nvmlDeviceGetCount()):
         try:
             found += _devices_at(nvml, number)
         except nvml.NVMLError as error:
-            log.error("gpu_not_usable", index=number, error=str(error))
+            on_unusable(number, str(error))
     return found
 
 

@@ -34,6 +34,7 @@ def test_a_machine_with_all_it_takes_has_nothing_to_mend() -> None:
             "no GPU (Driver/library version mismatch)",
             "nvidia-smi",
         ),
+        ({"unusable": ("1 (GPU is lost)",)}, "do not answer: 1 (GPU is lost)", "nvidia-smi"),
         ({"unnamed": ("GPU-1",)}, "none names GPU-1", "nvidia-ctk cdi generate"),
         ({"unnamed": ("GPU-1",), "toolkit": ""}, "none names GPU-1", "nvidia-container-toolkit"),
         ({"missing_paths": ("/usr/lib/libcuda.so.535",)}, "libcuda.so.535 is not there", "nvidia-ctk cdi generate"),
@@ -51,7 +52,7 @@ def test_the_hook_is_enough() -> None:
 
 
 def test_the_facts_of_a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    library = ScriptedNvml([Card("GPU-1", "NVIDIA A10", 23028), Card("GPU-2", "NVIDIA A10", 23028)])
+    library = ScriptedNvml([Card(f"GPU-{number}", "NVIDIA A10", 23028, is_lost=number == 3) for number in (1, 2, 3)])
     monkeypatch.setattr(nvml, "load", lambda: (library, ""))
     closed = tmp_path / "closed"
     closed.touch(mode=0o600)
@@ -60,6 +61,7 @@ def test_the_facts_of_a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "nvidia.yaml").write_text(spec)
     (tmp_path / "broken.json").write_text("{")
     facts = gather_gpus(Settings(state=tmp_path / "state"), Specs([tmp_path]))
+    assert facts.unusable == ("2 (15)",)
     assert (facts.found, facts.unnamed) == ("2×A10G", ("GPU-2",))
     assert facts.closed_devices == (str(closed),) and facts.missing_paths == (f"{tmp_path}/missing",)
     assert len(facts.broken_specs) == 1 and "broken.json" in facts.broken_specs[0]
