@@ -64,7 +64,7 @@ class ScriptedServer:
         self._note()
         while (message := await stream.receive()) is not None:
             for event in message.events:
-                if event.HasField("logs") and not await self._take(event.logs):
+                if event.WhichOneof("event") == "logs" and not await self._take(event.logs):
                     continue
                 self.events.append(event)
                 if event.HasField("outputs") and self.stores:

@@ -8,7 +8,13 @@ from pilotlight.wire import platform_pb2
 def how_it_ended(event: platform_pb2.TaskExited) -> str:
     """Half a sentence."""
     if event.reason == "oom":
-        return f"it used more memory than its limit (peak {event.peak_memory_bytes // 2**20} MiB) and was killed"
+        peak = f"{event.peak_memory_bytes // 2**20} MiB"
+        if event.memory_limit_mib:
+            return f"it used more memory than its limit of {event.memory_limit_mib} MiB (peak {peak}) and was killed"
+        return (
+            f"the containers of its node had used all memory that there is for them, and the kernel killed this one (peak {peak}); "
+            "it has no limit of its own: memory=(request, limit) sets one"
+        )
     if event.reason == "startup_timeout":
         return "it took longer to start than its startup_timeout allows"
     if event.exit_code > 128:

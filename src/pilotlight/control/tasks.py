@@ -211,6 +211,7 @@ class Tasks:
         task.stop_reason = task.stop_reason or reason
         command = platform_pb2.StopTask(task_id=task.task_id, reason=reason, force=force, grace_ms=round(grace_s * 1000))
         self._nodes.send(task.node_id, platform_pb2.NodeCommand(stop_task=command))
+        self._record_leaving(task)
 
     def drain(self, task: LiveTask, reason: str) -> None:
         """Let a container finish what it has, and then end."""
@@ -223,6 +224,14 @@ class Tasks:
         else:
             command = platform_pb2.NodeCommand(drain=platform_pb2.DrainTask(task_id=task.task_id))
         self._nodes.send(task.node_id, command)
+        self._record_leaving(task)
+
+    def _record_leaving(self, task: LiveTask) -> None:
+        """The next server is to know that this container was told to end, and why."""
+        values = {"state": task.state.value, "reason": task.stop_reason}
+        self._database.write_unattended(
+            lambda connection: store.update_task(connection, task.task_id, **values), "that a container is to end"
+        )
 
     # ---- what nodes report ----
 
@@ -245,6 +254,7 @@ class Tasks:
         if task.pool.rolling and not task.is_outdated:
             self.replace(task.pool, gently=False)
         at = task.ready_at = self._now()
+        task.pool.started_up(max(0.0, at - task.created_at))
         task.idle_since = asyncio.get_running_loop().time()
         task.pool.startup_failures = 0
         task.pool.last_failure = ""
@@ -378,9 +388,11 @@ class Tasks:
         tries = f"attempt {pool.startup_failures} of {retries.STARTUP_FAILURES_LIMIT}"
         if task.failure is None:
             self._say(task, f"Container {task.task_id} could not start ({tries}): {event.message or how_it_ended(event)}\n")
-        if task.failure is None and pool.startup_failures < retries.STARTUP_FAILURES_LIMIT:
+        is_hopeless = task.failure is not None or event.reason == "cannot_run"
+        if not is_hopeless and pool.startup_failures < retries.STARTUP_FAILURES_LIMIT:
             return
-        text = f"Function {pool.function.tag!r} could not start after {pool.startup_failures} tries: {pool.last_failure}"
+        after = "" if is_hopeless else f" after {pool.startup_failures} tries"
+        text = f"Function {pool.function.tag!r} could not start{after}: {pool.last_failure}"
         result = task.failure or Result(
             status=Result.GENERIC_STATUS_INIT_FAILURE, exception=text + last_output(event.last_lines), exitcode=event.exit_code
         )
@@ -473,7 +485,11 @@ class Tasks:
                 memory_mib=row.memory_mib,
                 created_at=row.created_at,
                 slots=pool.concurrency * max(1, pool.batch_size),
+                started_at=row.started_at or 0.0,
+                ready_at=row.ready_at or 0.0,
             )
+            if (state := TaskState(row.state)) in (TaskState.DRAINING, TaskState.STOPPING):
+                task.state, task.stop_reason = state, row.reason or "stopped"
             self._nodes.gpus.keep(task.task_id, task.node_id, row.gpu_uuids)
             self._hold(task)
 

@@ -67,6 +67,7 @@ class ContainerSpec:
     milli_cpu: int = 0
     milli_cpu_limit: int = 0
     memory_limit_mib: int = 0
+    memory_request_mib: int = 0
     pids_limit: int = 4096
     block_network: bool = False
     upper: Path | None = None

@@ -30,6 +30,7 @@ from pilotlight.node.garbage import NodeGarbage
 from pilotlight.node.gateway import Gateway, prepare_directory
 from pilotlight.node.gpus import GpuRuntime, Gpus
 from pilotlight.node.link import Link
+from pilotlight.node.memory import offered_mib
 from pilotlight.node.outbox import Outbox
 from pilotlight.node.packing import ImagePacker, Packer, spec_of
 from pilotlight.node.relay import Relay
@@ -209,7 +210,7 @@ class Agent:
             hostname=hostname,
             node_name=hostname,
             milli_cpu=self._settings.milli_cpu or len(os.sched_getaffinity(0)) * 1000,
-            memory_mib=self._settings.memory_mib or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
+            memory_mib=offered_mib(self._settings),
             tasks=[*self._outbox.departed(), *(task.held() for task in self._tasks.values() if not task.ended.is_set())],
             edge_base_url=self._settings.container_edge_url,
             web_address=self._web.address,

@@ -30,6 +30,7 @@ class Limits:
     milli_cpu_limit: int = 0
     memory_mib: int = 0
     pids: int = 0
+    memory_request_mib: int = 0  # what it is left with when memory is short, while others have more than theirs
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,17 @@ def find_places(mountinfo: str, own_groups: str) -> dict[str, Place]:
     return places
 
 
+def own_places() -> dict[str, Place]:
+    """Where each controller lives on this machine."""
+    return find_places(Path("/proc/self/mountinfo").read_text(), Path("/proc/self/cgroup").read_text())
+
+
 class Groups:
     """The parent groups of one platform on this machine."""
 
-    def __init__(self, name: str, places: Mapping[str, Place]) -> None:
+    def __init__(self, name: str, places: Mapping[str, Place], memory_mib: int = 0) -> None:
         self._places = dict(places)
+        self._memory_mib = memory_mib  # that all containers may use together; 0: no limit
         self._name = name
         self._milli_cpu: dict[str, int] = {}  # by container: what each weighs
         self._lock = threading.Lock()  # containers are set up on threads
@@ -98,6 +105,9 @@ class Groups:
             if wanted:
                 _enable(base, wanted)
                 _write(base / self._name / "cgroup.subtree_control", wanted)
+        if self._memory_mib and (place := self._places.get("memory")) is not None:
+            for file, value in settings("memory", place.version, Limits(memory_mib=self._memory_mib)):
+                _write(place.base / self._name / file, value)
         return [name for name in ("memory", "cpu", "pids") if name not in self._places]
 
     def weigh(self, container_id: str, milli_cpu: int | None) -> None:
@@ -157,6 +167,14 @@ class Group:
                 _write(directory / file, value)
         if limits.memory_mib:
             self._forbid_swap(limits.memory_mib << 20)
+        if limits.memory_request_mib:
+            self._protect(limits.memory_request_mib << 20)
+
+    def _protect(self, request_bytes: int) -> None:
+        version, directory = self._paths.get("memory", (0, Path()))
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # kernels for real time have none of it
+            if version:
+                _write(directory / ("memory.low" if version == 2 else "memory.soft_limit_in_bytes"), str(request_bytes))
 
     def _forbid_swap(self, limit_bytes: int) -> None:
         version, directory = self._paths.get("memory", (0, Path()))

@@ -24,6 +24,7 @@ from pilotlight.config import Settings
 from pilotlight.core import errors
 from pilotlight.core.containers import ContainerSpec
 from pilotlight.node import bundle, cgroups, dns, syscalls
+from pilotlight.node.memory import offered_mib
 from pilotlight.node.network import Network, Port
 from pilotlight.node.rootfs import IdMap, Stage, Upper
 from pilotlight.node.users import find_user
@@ -74,8 +75,7 @@ class Setup:
         self._containers_dir = settings.run_dir / "containers"
         self._scratch_dir = settings.node_dir / "scratch"
         self._stage = Stage(settings.run_dir / "stage", ids)
-        places = cgroups.find_places(Path("/proc/self/mountinfo").read_text(), Path("/proc/self/cgroup").read_text())
-        self._groups = cgroups.Groups(f"pilotlight-{settings.instance}", places)
+        self._groups = cgroups.Groups(f"pilotlight-{settings.instance}", cgroups.own_places(), offered_mib(settings))
         self._runtime = settings.oci_runtime
         self._runtime_dir = settings.run_dir / "oci"
         self._init = Path()
@@ -130,7 +130,9 @@ class Setup:
             with started.step("directories"):
                 self._reserve(spec, started)
             with started.step("cgroups"):
-                limits = cgroups.Limits(spec.milli_cpu, spec.milli_cpu_limit, spec.memory_limit_mib, spec.pids_limit)
+                limits = cgroups.Limits(
+                    spec.milli_cpu, spec.milli_cpu_limit, spec.memory_limit_mib, spec.pids_limit, spec.memory_request_mib
+                )
                 started.group.create(limits)
                 self._groups.weigh(spec.container_id, spec.milli_cpu)
             with started.step("create"), self._stage.private():

@@ -15,7 +15,7 @@ import structlog
 from modal_proto import api_pb2
 
 from pilotlight.core.containers import ContainerHandle, ContainerSpec, Exit, OnOutput
-from pilotlight.core.errors import PilotlightError
+from pilotlight.core.errors import InvalidInput, PilotlightError
 from pilotlight.node.answers import Answer, Answers
 from pilotlight.node.inputs import Batch, Inputs
 from pilotlight.node.outbox import Outbox
@@ -123,6 +123,9 @@ class Task:
         try:
             try:
                 ended = await self._live(surface)
+            except InvalidInput as error:
+                self._reason = self._reason or "cannot_run"
+                message = str(error)
             except PilotlightError as error:
                 message = str(error)
             except OSError as error:
@@ -169,6 +172,7 @@ class Task:
         if ended is not None:
             event.exit_code, event.message = ended.code, ended.message
             event.peak_memory_bytes, event.cpu_seconds = ended.peak_memory_bytes, ended.cpu_seconds
+            event.memory_limit_mib = self.request.memory_limit_mib
         else:
             event.exit_code = SETUP_FAILED_CODE if message else KILLED_CODE
         self._inputs.close()
@@ -229,6 +233,8 @@ class Task:
 
     def stop(self, grace_s: float | None = None) -> None:
         """End the container, after a grace (the function's own unless given) in which its exit hooks run; 0: at once."""
+        if grace_s is None and self._reason:
+            return  # said again to a new stream: the grace that it was given goes on
         self._end("stopped", self._grace_s if grace_s is None else grace_s)
 
     def cancel(self, input_ids: Sequence[str], grace_s: float) -> None:

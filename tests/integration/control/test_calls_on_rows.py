@@ -273,6 +273,42 @@ def test_what_can_not_start_is_tried_thrice_and_then_fails_what_waits(tmp_path: 
     beat(tmp_path, scenario)
 
 
+def test_what_can_never_start_is_not_tried_again(tmp_path: Path) -> None:
+    async def scenario(heart: Heart) -> None:
+        node = FakeNode(heart)
+        await node.connect()
+        function_id = await heart.define()
+        call = await heart.call(function_id, invocation=ASYNC)
+        await node.exit(await node.start(function_id), exit_code=1, reason="cannot_run", message="Image im-1 has no Python.")
+        [item] = (await heart.outputs(call.call_id)).items
+        assert item.result.status == Result.GENERIC_STATUS_INIT_FAILURE
+        assert item.result.exception.endswith("could not start: Image im-1 has no Python.")
+
+    beat(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    ("limit_mib", "words"),
+    [
+        (256, "it used more memory than its limit of 256 MiB (peak 255 MiB) and was killed"),
+        (0, "the containers of its node had used all memory that there is for them"),
+    ],
+)
+def test_an_input_that_needs_too_much_memory_fails_with_the_limit_and_the_peak(tmp_path: Path, limit_mib: int, words: str) -> None:
+    async def scenario(heart: Heart) -> None:
+        node = FakeNode(heart)
+        await node.connect()
+        function_id = await heart.define()
+        call = await heart.call(function_id, invocation=ASYNC)
+        for _ in range(retries.DEATHS_LIMIT):
+            task = await node.ready(function_id)
+            await node.exit(task, reason="oom", peak_memory_bytes=255 << 20, memory_limit_mib=limit_mib)
+        [item] = (await heart.outputs(call.call_id)).items
+        assert words in item.result.exception
+
+    beat(tmp_path, scenario)
+
+
 def test_an_app_that_stops_ends_its_calls(tmp_path: Path) -> None:
     async def scenario(heart: Heart) -> None:
         node = FakeNode(heart)

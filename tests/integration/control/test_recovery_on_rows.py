@@ -170,3 +170,25 @@ def test_a_map_goes_on_after_a_restart(tmp_path: Path) -> None:
         assert found.unfinished == 0
 
     beat(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("gently", [True, False])
+def test_a_container_that_was_told_to_end_is_told_again_by_the_next_server(tmp_path: Path, gently: bool) -> None:
+    async def scenario(heart: Heart) -> None:
+        node = FakeNode(heart)
+        await node.connect()
+        function_id = await heart.define()
+        task = await node.ready(function_id)
+        if gently:
+            heart.server.tasks.drain(task, "idle")
+        else:
+            heart.server.tasks.stop(task, "its node is drained", grace_s=30.0)
+        await heart.restart()
+        await node.connect([kept(task)])
+        [restored] = (await heart.pool(function_id)).tasks.values()
+        assert (restored.state, restored.stop_reason) == (task.state, task.stop_reason)
+        call = await heart.call(function_id)
+        assert call.unfinished[0].state is InputState.QUEUED and not node.delivered()
+        assert len(node.commands("drain" if gently else "stop_task")) == 1
+
+    beat(tmp_path, scenario)

@@ -9,8 +9,8 @@ from typing import Any
 from modal_proto import api_pb2
 
 from pilotlight.core.containers import ContainerSpec, Exit, OnOutput
-from pilotlight.core.errors import NotFound, PilotlightError
-from pilotlight.node.outbox import NodeEvent, Outbox
+from pilotlight.core.errors import InvalidInput, NotFound, PilotlightError
+from pilotlight.node.outbox import Outbox
 from pilotlight.node.task import Task
 from pilotlight.wire import platform_pb2
 
@@ -149,6 +149,26 @@ def test_a_set_up_that_fails_says_why() -> None:
 
     end = run(scenario)
     assert (end.reason, end.exit_code, end.message) == ("setup_failed", 1, "Image layer abc is not on this machine.")
+
+
+def test_a_set_up_that_can_never_succeed_says_so() -> None:
+    async def scenario(task: Task, fakes: Fakes, outbox: Outbox) -> None:
+        fakes.refusal = InvalidInput("Image im-1 has no Python on its PATH.")
+
+    end = run(scenario)
+    assert (end.reason, end.exit_code, end.message) == ("cannot_run", 1, "Image im-1 has no Python on its PATH.")
+
+
+def test_a_stop_that_is_repeated_to_a_new_stream_leaves_the_grace_as_it_is() -> None:
+    async def scenario(task: Task, fakes: Fakes, outbox: Outbox) -> None:
+        await begin(task, fakes)
+        task.stop(30.0)
+        timers = len(task._timers)  # pyright: ignore[reportPrivateUsage]
+        task.stop()
+        assert len(task._timers) == timers  # pyright: ignore[reportPrivateUsage]
+        fakes.end(0)
+
+    assert run(scenario).reason == "stopped"
 
 
 def test_a_stop_during_set_up_ends_it_there() -> None:
@@ -291,7 +311,10 @@ def test_output_is_held_back_while_too_much_waits() -> None:
             fakes.print(1, b"x" * 65_536, 1)
         assert fakes.holds == [True]
         while outbox.full:
-            assert any(isinstance(event, NodeEvent) for event in outbox.take())
+            if not (events := outbox.take()):
+                break  # all is on its way
+            outbox.logs_stored(events[-1].logs.number)
+        assert not outbox.full
         assert fakes.holds == [True, False]
         fakes.end(0)
 
