@@ -16,6 +16,8 @@ from pilotlight.control.replies import RecentReplies
 from pilotlight.control.volumes import Volumes
 from pilotlight.core import errors, ids
 from pilotlight.core.volumes import (
+    ECHO_BYTES,
+    MAX_ECHOED_BYTES,
     MAX_FILES_AT_ONCE,
     V2,
     Parts,
@@ -78,10 +80,15 @@ class Content:
     length: int
 
 
-def block_file(path: str, mode: int, size_bytes: int, digests: Sequence[bytes]) -> BlockFile:
-    """A file of a request, checked; raises InvalidInput, OverLimit."""
+def block_file(path: str, mode: int, size_bytes: int, blocks: Sequence[tuple[bytes, bytes]]) -> BlockFile:
+    """A file of a request, checked; raises InvalidInput, OverLimit. `blocks` are hashes, each with the answer to its PUT."""
+    digests = tuple(digest for digest, _ in blocks)
     check_file(path, size_bytes, digests)
-    return BlockFile(parse_file_path(path), mode, size_bytes, tuple(digests))
+    # An answer is the block itself where its URL was made so; believed for no other reason than its hash.
+    given = tuple(
+        (index, answer) for index, (digest, answer) in enumerate(blocks) if answer and hashlib.sha256(answer).digest() == digest
+    )
+    return BlockFile(parse_file_path(path), mode, size_bytes, digests, given)
 
 
 class VolumeFiles:
@@ -155,10 +162,15 @@ class VolumeFiles:
             return []
         urls = self._urls(edge_base_url)
         lengths = {index: block_lengths(files[index].size_bytes) for index in {index for index, _ in missing}}
-        return [
-            MissingBlock(index, block, urls.put_url(volume_id, files[index].blocks[block].hex(), lengths[index][block]))
-            for index, block in missing
-        ]
+        asked: list[MissingBlock] = []
+        echoed = 0
+        for index, block in missing:
+            length = lengths[index][block]
+            echo = length <= ECHO_BYTES and echoed + length <= MAX_ECHOED_BYTES
+            echoed += length if echo else 0
+            url = urls.put_url(volume_id, files[index].blocks[block].hex(), length, echo=echo)
+            asked.append(MissingBlock(index, block, url))
+        return asked
 
     def _put_blocks(
         self, volume_id: str, files: Sequence[BlockFile], overwrite: bool, is_repeated: bool

@@ -24,6 +24,8 @@ MAX_PATH_BYTES = 4096
 MAX_NAME_BYTES = 255
 MAX_DEPTH = 512  # directories in one another: each access walks from the root
 MAX_FILES_AT_ONCE = 100_000  # in one upload request
+ECHO_BYTES = 4 << 10  # a block so small comes back in the answer to its PUT, and then with the request that names its file
+MAX_ECHOED_BYTES = 32 << 20  # of one request
 URL_TTL_S = 24 * 3600
 EMPTY_SHA256 = hashlib.sha256(b"").digest()
 
@@ -140,9 +142,10 @@ class VolumeUrls:
         self._base_url = base_url.rstrip("/")
         self._expires_at = int(clock()) + URL_TTL_S
 
-    def put_url(self, volume_id: str, sha256_hex: str, most_bytes: int) -> str:
-        """For the PUT of one block: at most so many bytes, which have this hash."""
-        return self._signed("PUT", f"/volumes/{volume_id}/blocks/{sha256_hex}", most=most_bytes)
+    def put_url(self, volume_id: str, sha256_hex: str, most_bytes: int, *, echo: bool = False) -> str:
+        """For the PUT of one block: at most so many bytes, which have this hash. With `echo` its answer is the block."""
+        path = f"/volumes/{volume_id}/blocks/{sha256_hex}"
+        return self._signed("PUT", path, most=most_bytes, **({"echo": 1} if echo else {}))
 
     def get_url(self, volume_id: str, parts: Parts, inode: int, start: int, end: int) -> str:
         """For the bytes start..end of a file, as long as the path means this inode."""

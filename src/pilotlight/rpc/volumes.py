@@ -155,7 +155,7 @@ class VolumeHandlers:
         missing = await self._files.put_blocks(
             request.volume_id,
             [
-                block_file(file.path, file.mode, file.size, [block.contents_sha256 for block in file.blocks])
+                block_file(file.path, file.mode, file.size, [(block.contents_sha256, block.put_response) for block in file.blocks])
                 for file in request.files
             ],
             overwrite=not request.disallow_overwrite_existing_files,

@@ -32,6 +32,7 @@ class BlockFile:
     mode: int
     size_bytes: int
     blocks: tuple[bytes, ...]
+    given: tuple[tuple[int, bytes], ...] = ()  # small ones that came with the request, by their number
 
 
 class IncomingBlock:
@@ -94,7 +95,7 @@ class IncomingBlock:
 
 def missing(places: Places, volume_id: str, files: Sequence[BlockFile], present: Collection[Parts]) -> list[tuple[int, int]]:
     """(file, block) of those blocks that must be sent, each hash once. `present`: which of the files are to be replaced."""
-    waiting = _waiting(places, volume_id)
+    waiting = _waiting(places, volume_id) | {file.blocks[index] for file in files for index, _ in file.given}
     asked: set[bytes] = set()
     found: list[tuple[int, int]] = []
     for file_index, file in enumerate(files):
@@ -122,10 +123,14 @@ def fill(places: Places, volume_id: str, file: BlockFile) -> Fill:
         lengths = block_lengths(file.size_bytes)
         with contextlib.ExitStack() as cleanup:
             old: int | None = None
+            given = dict(file.given)
             for index, digest in enumerate(file.blocks):
                 if digest == EMPTY_SHA256:
                     continue
                 offset = index * BLOCK_BYTES
+                if index in given:
+                    os.pwrite(target, given[index][: lengths[index]], offset)
+                    continue
                 if _copy_waiting(places.block(volume_id, digest.hex()), target, offset, lengths[index]):
                     continue
                 if old is None:
