@@ -134,6 +134,10 @@ def test_an_environment_goes_with_all_that_lives_in_it(platform: Platform) -> No
     platform.modal("environment", "update", "cli-env", "--set-name", "cli-env-2", "--set-web-suffix", "two")
     names = {one["name"] for one in json.loads(platform.modal("environment", "list", "--json").out)}
     assert "cli-env-2" in names and "cli-env" not in names
+    platform.modal("workspace", "settings", "set", "default-environment", "cli-env-2")
+    assert "kept" in platform.modal("dict", "list").out
+    assert platform.try_run("-m", "modal", "environment", "delete", "--yes", "cli-env-2").code == 1
+    platform.modal("workspace", "settings", "set", "default-environment", "main")
     platform.modal("environment", "delete", "--yes", "cli-env-2")
     assert platform.try_run("-m", "modal", "dict", "list", "--env", "cli-env-2").code == 1
     platform.modal("environment", "create", "cli-env-2")
