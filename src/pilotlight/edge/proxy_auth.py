@@ -9,6 +9,7 @@ import hashlib
 import hmac
 from collections.abc import Iterable, Mapping
 
+from pilotlight.core import ids
 from pilotlight.core.hosts import host_name
 from pilotlight.core.web_tokens import is_web_token
 from pilotlight.edge.refusals import Refusal
@@ -17,6 +18,7 @@ from pilotlight.wire.platform_pb2 import ProxyToken, WebRoute
 KEY_HEADER, SECRET_HEADER = b"modal-key", b"modal-secret"
 BEARER_HEADER = b"authorization"  # "Bearer <key>.<secret>"
 CALLER_HEADER = b"modal-authorization"  # "Bearer <token for one host>"
+_KEY_BEGINNING = f"{ids.PROXY_TOKEN}-".encode()
 _UNKNOWN = ProxyToken(secret_hash="0" * 64)
 
 
@@ -47,6 +49,14 @@ class ProxyAuth:
             raise Refusal(
                 401, f"this proxy token is not valid for {route.title}: it is unknown, revoked, or of another environment"
             )
+
+
+def credentials(headers: Mapping[bytes, bytes]) -> frozenset[bytes]:
+    """Names of the headers that no app is to see: with what they hold it could pass for whoever asked."""
+    names = {SECRET_HEADER, CALLER_HEADER}
+    if _bearer(headers, BEARER_HEADER).startswith(_KEY_BEGINNING):  # else it is meant for the app
+        names.add(BEARER_HEADER)
+    return frozenset(names)
 
 
 def _bearer(headers: Mapping[bytes, bytes], name: bytes) -> bytes:

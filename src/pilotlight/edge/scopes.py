@@ -6,7 +6,7 @@ from starlette.types import Scope
 
 from pilotlight.core.forwarded import client_and_scheme
 from pilotlight.edge.admission import Head
-from pilotlight.edge.proxy_auth import CALLER_HEADER, SECRET_HEADER
+from pilotlight.edge.proxy_auth import credentials
 
 _SHARED = ("type", "http_version", "path", "query_string")
 
@@ -20,7 +20,8 @@ def app_scope(scope: Scope, head: Head, *, is_guarded: bool) -> dict[str, Any]:
     """The scope for the app. Where a proxy token opened the door (`is_guarded`) its secret stays outside."""
     headers = scope["headers"]
     if is_guarded:
-        headers = [header for header in headers if header[0] not in (SECRET_HEADER, CALLER_HEADER)]
+        withheld = credentials(head.headers)
+        headers = [header for header in headers if header[0] not in withheld]
     client, scheme = client_and_scheme(head.headers, scope["client"], scope["scheme"])
     told: dict[str, Any] = {name: scope[name] for name in _SHARED}
     told |= {"asgi": {"version": "3.0"}, "root_path": "", "scheme": scheme, "client": client, "headers": headers}

@@ -24,9 +24,13 @@ def see_other(raw_path: bytes, query: bytes, call_id: str) -> tuple[int, list[He
     """Status and headers of the redirect to the same place, where the client goes on waiting for the call."""
     if not _ASKED.search(query):
         query += (b"&" if query else b"") + f"{CALL_ID_PARAMETER}={call_id}".encode()
-    # A path that begins with two slashes would be read as a host.
-    path = b"/." + raw_path if raw_path.startswith(b"//") else raw_path
-    return 303, [(b"location", path + b"?" + query), (b"content-length", b"0"), (b"cache-control", b"no-store")]
+    location = no_host(raw_path) + b"?" + query
+    return 303, [(b"location", location), (b"content-length", b"0"), (b"cache-control", b"no-store")]
+
+
+def no_host(path: bytes) -> bytes:
+    """The same path for a Location: one that begins with two slashes would be read as a host."""
+    return b"/." + path if path.startswith(b"//") else path
 
 
 class Waiting:

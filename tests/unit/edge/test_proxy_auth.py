@@ -6,8 +6,10 @@ import time
 import pytest
 
 from pilotlight.core.web_tokens import web_token
+from pilotlight.edge.ports.heads import Peer, read_request, request_bytes
 from pilotlight.edge.proxy_auth import ProxyAuth
 from pilotlight.edge.refusals import Refusal
+from pilotlight.edge.scopes import app_scope, head_of
 from pilotlight.wire.platform_pb2 import ProxyToken, WebRoute
 
 KEY = bytes(range(32))
@@ -55,3 +57,36 @@ def test_all_else_is_refused(headers: dict[bytes, bytes]) -> None:
 def test_a_token_of_another_environment_is_refused() -> None:
     with pytest.raises(Refusal):
         auth(scoped=True, environment_ids=["en-2"]).check(ROUTE, {b"modal-key": b"wk-1", b"modal-secret": b"ws-1"})
+
+
+CREDENTIALS = [
+    (b"modal-secret", b"ws-1"),
+    (b"authorization", b"Bearer wk-1.ws-1"),
+    (b"modal-authorization", b"Bearer eyJ0.ws-1"),
+]
+
+
+@pytest.mark.parametrize("shown", CREDENTIALS)
+def test_what_opened_the_door_stays_outside(shown: tuple[bytes, bytes]) -> None:
+    assert shown not in _told_to_an_app(shown)
+    assert b"ws-1" not in _told_to_a_port(shown)
+
+
+@pytest.mark.parametrize("own", [b"Bearer of-the-app", b"Basic d2s6d3M=", b"Bearer"])
+def test_what_the_app_asks_for_itself_gets_there(own: bytes) -> None:
+    header = (b"authorization", own)
+    assert header in _told_to_an_app(header)
+    assert b"authorization: " + own in _told_to_a_port(header)
+
+
+def _told_to_an_app(header: tuple[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+    scope = {
+        **{"type": "http", "http_version": "1.1", "method": "GET", "scheme": "http", "path": "/", "query_string": b""},
+        **{"client": ("192.0.2.1", 1), "headers": [(b"host", HOST), header]},
+    }
+    return app_scope(scope, head_of(scope), is_guarded=True)["headers"]
+
+
+def _told_to_a_port(header: tuple[bytes, bytes]) -> bytes:
+    head = read_request(b"GET", b"/", "1.1", [(b"host", HOST), header])
+    return request_bytes(head, Peer("192.0.2.1", "http", is_trusted=False), "fc-1", hides_proxy_auth=True)

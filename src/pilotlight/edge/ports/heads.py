@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
 
+from pilotlight.edge.proxy_auth import KEY_HEADER, credentials
 from pilotlight.edge.refusals import Refusal
 
 Headers = list[tuple[bytes, bytes]]
@@ -22,9 +23,7 @@ _OF_ONE_CONNECTION = frozenset(
 )
 _TELLING = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"upgrade"))
 _FORWARDED = frozenset((b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"))
-# Of the edge alone: who asks for what, and the secrets with which a client passed its checks.
-_OURS = frozenset((b"x-request-id", b"modal-function-call-id"))
-_PROXY_AUTH = frozenset((b"modal-key", b"modal-secret"))
+_OURS = frozenset((b"x-request-id", b"modal-function-call-id"))  # of the edge alone
 # Connection may not name these: a client could have them taken out on the way to whoever relies on them.
 _NEVER_NAMED = _FORWARDED | _OURS | {b"host", b"content-length", b"content-type", b"authorization", b"cookie"}
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
@@ -166,7 +165,7 @@ def request_bytes(request: RequestHead, peer: Peer, request_id: str, *, hides_pr
     """The head that the container gets: HTTP/1.1, one framing, and where the request came from in X-Forwarded-*."""
     dropped = _dropped(request.headers) | _OURS | _FORWARDED | {b"host", b"content-length"}
     if hides_proxy_auth:
-        dropped |= _PROXY_AUTH
+        dropped |= {KEY_HEADER} | credentials(dict(request.headers))
     if request.version == "1.0":
         dropped |= {b"expect"}  # such a client knows no 100 Continue
     if not peer.is_trusted:

@@ -6,9 +6,10 @@ again.
 
 from dataclasses import replace
 
+from pilotlight.edge import waiting
 from pilotlight.edge.ports.heads import RequestHead
 
-CALL_ID_PARAMETER = b"__modal_function_call_id"
+CALL_ID_PARAMETER = waiting.CALL_ID_PARAMETER.encode()
 
 
 def _split(target: bytes) -> tuple[bytes, list[bytes], list[bytes]]:
@@ -22,7 +23,7 @@ def _split(target: bytes) -> tuple[bytes, list[bytes], list[bytes]]:
 def follow_up(target: bytes, call_id: bytes) -> bytes:
     """Where a waiting client goes on: the same path and query, and the id under which it asked first."""
     path, parts, ours = _split(target)
-    return path + b"?" + b"&".join([*parts, ours[0] if ours else CALL_ID_PARAMETER + b"=" + call_id])
+    return waiting.no_host(path) + b"?" + b"&".join([*parts, ours[0] if ours else CALL_ID_PARAMETER + b"=" + call_id])
 
 
 def without_call_id(request: RequestHead) -> RequestHead:
