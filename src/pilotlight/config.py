@@ -105,6 +105,10 @@ class Settings(BaseSettings):
     cache: Annotated[Path, BeforeValidator(_absolute)] = Path("/var/cache/pilotlight")  # Debian bases, shared by all platforms here
     image_builder_version: str = "2025.06"
     max_containers_per_node: int = 200
+    max_containers: int = 0  # of the whole workspace; 0: as many as the nodes take
+    max_gpus: int = 0  # that the whole workspace may have at a time; 0: all there are
+    unplaceable_timeout_s: float = 300.0  # inputs that no node can ever run fail after this time
+    reject_unplaceable: bool = False  # they fail at once
     milli_cpu: int = 0  # what this node offers to containers; 0: all there is
     memory_mib: int = 0
     gpus: Annotated[str, AfterValidator(_inventory)] = ""  # "A10G:2,H100:8": declared; "none"; empty: those that the driver knows

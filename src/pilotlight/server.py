@@ -35,6 +35,7 @@ from pilotlight.control.recovery import Recovery
 from pilotlight.control.replies import Replies
 from pilotlight.control.schedules import Schedules
 from pilotlight.control.secrets import Secrets
+from pilotlight.control.spare_tasks import SpareTasks
 from pilotlight.control.tasks import Tasks
 from pilotlight.control.tokens import Tokens
 from pilotlight.control.tunnels import Tunnels
@@ -48,9 +49,9 @@ from pilotlight.control.webhook_deliveries import WebhookDeliveries
 from pilotlight.control.webhook_sender import WebhookSender
 from pilotlight.control.webhooks import Webhooks
 from pilotlight.core.labels import addresses_of
+from pilotlight.core.quotas import Quota
 from pilotlight.core.reach import Edge
 from pilotlight.loops import runner
-from pilotlight.core.quotas import Quota
 from pilotlight.loops.expire import ExpireLoop
 from pilotlight.loops.garbage import GarbageLoop
 from pilotlight.loops.scale import ScaleLoop
@@ -228,6 +229,7 @@ class Server:
             schedules=self.schedules,
             garbage=self.garbage,
             webhooks=self.webhook_deliveries,
+            unplaced=self.unplaced,
         )
         self.apps.is_busy = lambda app_id: self.calls.is_busy(app_id) or self.web_routes.serves(app_id)
         self.tasks.on_end = lambda task: self.tunnels.task_ended(task.task_id)
@@ -371,6 +373,7 @@ class Server:
             autoscalers=self.autoscalers,
             unplaced=self.unplaced,
             gpu_tasks=self.gpu_tasks,
+            spare=SpareTasks(tasks=self.tasks, autoscalers=self.autoscalers, gpu_tasks=self.gpu_tasks),
             quota=Quota(self.settings.max_containers, self.settings.max_gpus),
             clock=clock,
         )

@@ -50,6 +50,7 @@ RATE = Rate()
 @click.option("--web-rate-limit", metavar="N|off", type=RATE, help="Requests a second of one web function (default 200).")
 @click.option("--web-workspace-rate-limit", metavar="N|off", type=RATE, help="Of all web functions together (default off).")
 @click.option("--gpus", metavar="KIND:N[,…]", help="GPUs that this machine is said to have, or none (default: those it has).")
+@click.option("--reject-unplaceable", is_flag=True, default=None, help="Inputs that no node could ever run fail at once.")
 @click.option("--gpu-share", metavar="KIND=N[,…]", help="Let so many containers share a GPU of a kind (default: one has it alone).")
 @state_option
 def up(detach: bool, state: Path | None, domain: str | None, **flags: object) -> None:

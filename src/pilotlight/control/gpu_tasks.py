@@ -30,6 +30,11 @@ class GpuTasks:
         self._output_log = output_log
         nodes.gpus.on_free.append(pools.changed.set)
 
+    @property
+    def in_use(self) -> int:
+        """Devices that containers and builds have."""
+        return self._nodes.gpus.in_use
+
     def failed(self, node_id: str, event: platform_pb2.GpuHealth) -> None:
         """A device does not work as it should: nobody gets it any more, and who has it ends with what it works on."""
         for task_id in self._nodes.gpus.fail(node_id, event.uuid, event.problem):

@@ -110,6 +110,11 @@ class Gpus:
     def held_by(self, holder: str) -> Holding | None:
         return self._holdings.get(holder)
 
+    @property
+    def in_use(self) -> int:
+        """Devices that somebody has, one that several share counted for each."""
+        return sum(len(holding.uuids) for holding in self._holdings.values())
+
     def all(self) -> list[GpuState]:
         """Every device of the connected nodes."""
         return [

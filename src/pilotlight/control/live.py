@@ -19,6 +19,7 @@ from pilotlight.core.inputs import InputEvent, InputState
 from pilotlight.core.tasks import TaskEvent, TaskState
 
 SERVICE_WEIGHT = 0.2  # of the latest input in the mean of a pool
+STARTUP_WEIGHT = 0.3  # of the latest start, likewise
 BETWEEN_INPUTS_S = 0.001  # what a container spends on an input outside of the user's code
 AHEAD_S = 0.02  # inputs are given ahead where so much work of a container would be waiting at most
 MOST_AHEAD = 8
@@ -144,6 +145,11 @@ class LiveTask:
         return self.definition_id != self.pool.function.definition_id
 
     @property
+    def is_idle(self) -> bool:
+        """Whether it could work, and has nothing to do."""
+        return self.state is TaskState.READY and not self.load
+
+    @property
     def load(self) -> int:
         """Inputs and requests of HTTP that it has."""
         return len(self.held) + self.web_running
@@ -168,12 +174,14 @@ class Pool:
     not_before: float = 0.0  # no start earlier than this: the last ones failed
     last_failure: str = ""
     why_waiting: str = ""
+    unplaceable_since: float | None = None  # on the loop's clock: since then inputs wait that no node can run
     closed: bool = False  # its app has stopped
     linger: asyncio.TimerHandle | None = None  # a batch that is not full waits for company until then
     has_lingered: bool = False  # it has waited long enough: who is free next takes what there is
     reading: bool = False  # payloads at the head of the queue are being fetched from disk
     watched: bool = False  # a timer will have its containers thought over in time to end idle ones
     mean_service_s: float | None = None  # of the inputs that finished, the latest weighing most
+    mean_startup_s: float | None = None  # of its containers, from the decision to their first input
     web_waiting: int = 0  # requests of HTTP that wait at edges
     web_waiting_since: float = 0.0  # on the loop's clock: since then there is always one
     rolling: bool = False  # containers of the version before serve the web until one of the new version does
@@ -184,6 +192,11 @@ class Pool:
         if self.mean_service_s is None or self.single_use or self.batch_size or self.concurrency > 1:
             return 0
         return min(MOST_AHEAD, int(AHEAD_S / self.mean_service_s))
+
+    def started_up(self, startup_s: float) -> None:
+        """Learn from a container that is ready."""
+        known = self.mean_startup_s
+        self.mean_startup_s = startup_s if known is None else known + STARTUP_WEIGHT * (startup_s - known)
 
     def served(self, service_s: float) -> None:
         """Learn from an input that has finished."""

@@ -28,7 +28,6 @@ class Occupancy:
         self._nodes = nodes
         self._seats: dict[str, _Seats] = {}
         self._views: dict[str, tuple[NodeSession, NodeView]] = {}
-        self._stale_gpus: set[str] = set()
         self.containers = 0
         self.freed = 0  # grows whenever there may be room where there was none: who found none may look again
         nodes.gpus.on_change.append(self._gpus_changed)
@@ -71,6 +70,12 @@ class Occupancy:
             self.freed += 1
             self._show(task.node_id, seats)
 
+    def cordon_changed(self, node_id: str) -> None:
+        """A node takes nothing new, or takes it again."""
+        if (known := self._views.get(node_id)) is not None:
+            known[1].cordoned = node_id in self._nodes.cordoned
+        self.freed += 1
+
     def views(self) -> list[NodeView]:
         """What placement needs to know of each connected node."""
         sessions = self._nodes.all()
@@ -82,10 +87,10 @@ class Occupancy:
             here = {session.node_id for session in sessions}
             for node_id in [node_id for node_id in self._views if node_id not in here]:
                 del self._views[node_id]
-        for node_id in self._stale_gpus:
-            if (known := self._views.get(node_id)) is not None:
-                self._count_gpus(known[1])
-        self._stale_gpus.clear()
+        for node_id, (_, view) in self._views.items():
+            is_cordoned = node_id in self._nodes.cordoned
+            self.freed += view.cordoned and not is_cordoned
+            view.cordoned = is_cordoned
         return [view for _, view in self._views.values()]
 
     def on_node(self, node_id: str) -> int:
@@ -100,6 +105,7 @@ class Occupancy:
             max_containers=session.max_containers,
             max_starting=session.max_starting,
             labels=dict(session.labels),
+            cordoned=session.node_id in self._nodes.cordoned,
         )
         self._count_gpus(view)
         self._views[session.node_id] = (session, view)
@@ -119,5 +125,6 @@ class Occupancy:
         view.failed_gpus = gpus.failed(view.node_id)
 
     def _gpus_changed(self, node_id: str) -> None:
-        self._stale_gpus.add(node_id)
         self.freed += 1
+        if (known := self._views.get(node_id)) is not None:
+            self._count_gpus(known[1])

@@ -22,6 +22,7 @@ from pilotlight.control.nodes import Nodes
 from pilotlight.control.pools import Pools
 from pilotlight.control.schedules import Schedules
 from pilotlight.control.tasks import Tasks
+from pilotlight.control.unplaced import UnplacedPools
 from pilotlight.control.webhook_deliveries import OUTCOMES, WebhookDeliveries
 from pilotlight.core.tasks import TaskState
 
@@ -41,6 +42,7 @@ class Overview(Collector):
         schedules: Schedules,
         garbage: Garbage,
         webhooks: WebhookDeliveries,
+        unplaced: UnplacedPools,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._apps = apps
@@ -52,6 +54,7 @@ class Overview(Collector):
         self._schedules = schedules
         self._garbage = garbage
         self._webhooks = webhooks
+        self._unplaced = unplaced
         self._now = now
         self._started_at = now()
         self._registry = CollectorRegistry(auto_describe=False)
@@ -140,13 +143,14 @@ class Overview(Collector):
             task = self._tasks.get(holder)
             what = f"{self._apps.title(task.pool.function.app_id)}.{task.pool.function.tag}" if task is not None else "image build"
             used_by.append(f"{what} ({holder})")
+        used = f"used {len(gpu.holders)}/{gpu.device.shares}" if gpu.device.shares > 1 else "used"
         return {
             "uuid": gpu.device.uuid,
             "kind": gpu.device.kind,
             "memory_mib": gpu.device.memory_mib,
             "node": gpu.node_id,
             "node_name": names.get(gpu.node_id, gpu.node_id),
-            "state": f"failed: {gpu.problem}" if gpu.problem else "used" if gpu.holders else "free",
+            "state": f"failed: {gpu.problem}" if gpu.problem else used if gpu.holders else "free",
             "used": len(gpu.holders),
             "shares": gpu.device.shares,
             "used_by": ", ".join(used_by),
@@ -187,6 +191,12 @@ class Overview(Collector):
         for pool in self._pools:
             waiting.add_metric([pool.function.app_id, pool.function.tag], pool.waiting)
         yield waiting
+        unplaced = GaugeMetricFamily("pilotlight_inputs_unplaced", "Inputs for which there is no room", labels=["app", "function"])
+        for pool in self._pools:
+            unplaced.add_metric([pool.function.app_id, pool.function.tag], pool.waiting if pool in self._pools.short else 0)
+        yield unplaced
+        failed = self._unplaced.failed_total
+        yield CounterMetricFamily("pilotlight_inputs_unplaceable", "Inputs that failed since no node could run them", value=failed)
         yield CounterMetricFamily(
             "pilotlight_schedules_fired", "Calls that schedules made since the start", value=self._schedules.fired_total
         )

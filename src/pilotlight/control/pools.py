@@ -41,7 +41,8 @@ class Pools:
         self._pools: dict[str, Pool] = {}
         self._readers: set[asyncio.Task[None]] = set()
         self.payload_bytes = 0  # of inputs without an output, as far as they are in memory
-        self.dirty: set[Pool] = set()
+        self.dirty: dict[Pool, None] = {}  # in the order in which they asked
+        self.short: dict[Pool, None] = {}  # these want more than there was room for, in the order in which they began to
         self.changed = asyncio.Event()  # something happened that may ask for more or fewer containers
         self.force_stop: Callable[[LiveTask, str], None] = lambda task, reason: None
 
@@ -68,11 +69,11 @@ class Pools:
         """Forget a pool that has ended and holds nothing."""
         if not pool.tasks and not pool.queue:
             self._pools.pop(pool.function_id, None)
-            self.dirty.discard(pool)
+            self.dirty.pop(pool, None)
 
     def touch(self, pool: Pool) -> None:
         """Have the number of its containers thought over."""
-        self.dirty.add(pool)
+        self.dirty[pool] = None
         self.changed.set()
 
     def enqueue(self, pool: Pool, inputs: Sequence[LiveInput], *, in_front: bool = False) -> None:
@@ -95,7 +96,7 @@ class Pools:
         item.task = None
         if not task.load:
             task.idle_since = asyncio.get_running_loop().time()
-            if not task.pool.watched:
+            if not task.pool.watched or self.short:
                 self.touch(task.pool)
 
     def give_back(self, item: LiveInput) -> None:

@@ -36,6 +36,11 @@ class Recovery:
         self._losing: set[asyncio.Task[None]] = set()
         self.complete = asyncio.Event()  # after a start: all nodes that had containers have said what they kept, or were given up
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether all nodes that had containers are here, or were given up."""
+        return not self._awaited
+
     async def restore(self) -> None:
         """Rebuild the live state from the rows, and wait for the nodes that had containers."""
         await self._tasks.restore()

@@ -75,11 +75,13 @@ class Unplaced:
     why: str
     never: bool = False
     momentary: bool = False  # only because too many are starting right now
+    is_quota: bool = False  # the nodes have room, but it is not to be had
 
 
-def place(nodes: Iterable[NodeView], needs: Need | Sequence[Need]) -> Placed | Unplaced:
+def place(nodes: Iterable[NodeView], needs: Need | Sequence[Need], extra_starting: int = 0) -> Placed | Unplaced:
     """A node for the first of the needs (in order of preference) that one can meet now.
 
+    `extra_starting`: so many more than a node's `max_starting` may start there, for who is not to wait for others' starts.
     Without a GPU: the node with the most free memory, those with GPUs last. With one: where it leaves the fewest of its kind.
     """
     nodes = list(nodes)
@@ -88,7 +90,7 @@ def place(nodes: Iterable[NodeView], needs: Need | Sequence[Need]) -> Placed | U
         return Unplaced("no node is connected")
     crowded = False
     for rank, need in enumerate(wanted):
-        placed, is_crowded = _place_one(nodes, need, rank)
+        placed, is_crowded = _place_one(nodes, need, rank, extra_starting)
         if placed is not None:
             return placed
         crowded = crowded or is_crowded
@@ -100,7 +102,7 @@ def place(nodes: Iterable[NodeView], needs: Need | Sequence[Need]) -> Placed | U
     return Unplaced(_why_not_now(nodes, possible))
 
 
-def _place_one(nodes: Sequence[NodeView], need: Need, rank: int) -> tuple[Placed | None, bool]:
+def _place_one(nodes: Sequence[NodeView], need: Need, rank: int, extra_starting: int) -> tuple[Placed | None, bool]:
     """The place for one need, and whether there is one as soon as fewer containers start."""
     best: NodeView | None = None
     best_score: tuple[float, ...] = ()
@@ -120,7 +122,7 @@ def _place_one(nodes: Sequence[NodeView], need: Need, rank: int) -> tuple[Placed
                 continue
         if not node.has_room(need):
             continue
-        if node.starting >= node.max_starting:
+        if node.starting >= node.max_starting + extra_starting:
             crowded = True
             continue
         free_mib = node.memory_mib - node.used_memory_mib

@@ -17,6 +17,8 @@ class TaskView:
     starting: bool
     held_inputs: int
     idle_s: float  # since when it has had nothing to do; 0 while it has
+    is_outdated: bool = False  # of a version that is not the live one
+    taken: int = 0  # inputs ever given to it: who had many has learned (caches, connections) what others would have to
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,8 @@ def plan(pool: PoolView) -> Plan:
     if wanted > have:
         return Plan(wanted - have, (), None)
     idle = sorted(
-        (task for task in pool.tasks if not task.held_inputs and not task.starting), key=lambda task: task.idle_s, reverse=True
+        (task for task in pool.tasks if not task.held_inputs and not task.starting),
+        key=lambda task: (not task.is_outdated, -task.idle_s, task.taken),
     )
     surplus = have - wanted
     candidates = idle[:surplus]

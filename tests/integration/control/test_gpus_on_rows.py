@@ -9,7 +9,6 @@ from heart import FakeNode, Heart, beat
 from modal_proto import api_pb2
 
 from pilotlight.control.live import LiveTask
-from pilotlight.loops.scale import ScaleLoop
 from pilotlight.wire.platform_pb2 import BuildFinished, GpuDevice, GpuHealth, HeldBuild, HeldTask
 
 T4, TWO_L4 = [GpuDevice(uuid="t", kind="T4", shares=1)], [GpuDevice(uuid=uuid, kind="L4", shares=1) for uuid in "ab"]
@@ -25,8 +24,7 @@ class Scaler:
     def __init__(self, heart: Heart, node: FakeNode) -> None:
         self._heart = heart
         self._node = node
-        server, clock = heart.server, asyncio.get_running_loop().time
-        self._loop = ScaleLoop(server.pools, server.tasks, server.autoscalers, server.output_log, server.gpu_tasks, clock)
+        self._loop = heart.server.scale_loop(asyncio.get_running_loop().time)
 
     async def run(self) -> list[tuple[str, list[str]]]:
         """One pass; returns (function, uuids) of each container that was started."""

@@ -47,9 +47,7 @@ class FakeEdge:
 
 
 def scaler(heart: Heart) -> ScaleLoop:
-    server = heart.server
-    clock = asyncio.get_running_loop().time
-    return ScaleLoop(server.pools, server.tasks, server.autoscalers, server.output_log, server.gpu_tasks, clock)
+    return heart.server.scale_loop(asyncio.get_running_loop().time)
 
 
 async def scale(heart: Heart, loop: ScaleLoop, node: FakeNode) -> list[str]:
@@ -137,6 +135,7 @@ def test_short_requests_get_fewer_containers(tmp_path: Path) -> None:
         function_id, node, edge = await begin(heart)
         task = await node.ready(function_id)
         node.commands("start_task")
+        task.pool.mean_startup_s = 1.0
         ended = platform_pb2.WebRequest(function_id=function_id, task_id=task.task_id, seconds=0.5, waited_s=0.49)
         heart.server.web.ended([ended])
         edge.load(function_id, waiting=20, **{key(task): 1})

@@ -1,0 +1,33 @@
+"""A pool as the policies of scaling see it."""
+
+from modal_proto import api_pb2
+
+from pilotlight.control.live import LiveTask, Pool
+from pilotlight.core import scaling
+from pilotlight.core.tasks import TaskState
+
+
+def view_of(pool: Pool, settings: api_pb2.AutoscalerSettings, now: float) -> scaling.PoolView:
+    """What the policy needs to know of a pool. `now` is on the loop's clock."""
+    tasks = pool.live_tasks()
+    queued = pool.waiting
+    if pool.rolling:  # the new version is to have as many as what the old one does asks for, and one at least
+        queued += max(1, sum(task.load for task in tasks if task.is_outdated))
+        tasks = [task for task in tasks if not task.is_outdated]
+    return scaling.PoolView(
+        queued=queued,
+        inputs_per_container=1 if pool.single_use else pool.concurrency * max(1, pool.batch_size),
+        tasks=tuple(_task_view(task, now) for task in tasks),
+        min_containers=0 if pool.closed else settings.min_containers,
+        max_containers=0 if pool.closed else settings.max_containers or scaling.DEFAULT_MAX_CONTAINERS,
+        buffer_containers=settings.buffer_containers,
+        service_s=pool.service_s(now),
+        startup_s=pool.mean_startup_s or scaling.STARTUP_S,
+        scaledown_window_s=settings.scaledown_window,
+    )
+
+
+def _task_view(task: LiveTask, now: float) -> scaling.TaskView:
+    starting = task.state is TaskState.STARTING
+    idle_s = 0.0 if starting or task.load else max(0.0, now - task.idle_since)
+    return scaling.TaskView(task.task_id, starting, task.load, idle_s, task.is_outdated, task.taken)

@@ -1,0 +1,205 @@
+"""Who gets a container when, what becomes of those for whom there is no place, and how apps end: over real rows."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from heart import MAP, FakeNode, Heart, beat
+from modal_proto import api_pb2
+
+from pilotlight.control.live import LiveTask
+from pilotlight.core.tasks import TaskState
+
+Result = api_pb2.GenericResult
+GPU = api_pb2.Resources(gpu_config=api_pb2.GPUConfig(gpu_type="H100", count=1))
+LARGE = api_pb2.Resources(memory_mb=9_000)
+
+
+class Scaler:
+    """Passes of the loop that starts and ends containers, on a clock that a test moves."""
+
+    def __init__(self, heart: Heart, node: FakeNode) -> None:
+        self._heart = heart
+        self._node = node
+        self.ahead_s = 0.0
+        self._loop = heart.server.scale_loop(lambda: asyncio.get_running_loop().time() + self.ahead_s)
+
+    async def run(self) -> list[str]:
+        """One pass; returns the functions of the containers that were started, in order."""
+        await self._loop.run_once()
+        while self._loop._starting:
+            await asyncio.wait(self._loop._starting)
+        return [self.task(command.task_id).pool.function.tag for command in self._node.commands("start_task")]
+
+    def task(self, task_id: str) -> LiveTask:
+        task = self._heart.server.tasks.get(task_id)
+        assert task is not None
+        return task
+
+    def of(self, name: str, state: TaskState | None = None) -> list[LiveTask]:
+        tasks = [task for task in self._heart.server.tasks.all() if task.pool.function.tag == name]
+        return [task for task in tasks if state in (None, task.state)]
+
+    def ready(self, tasks: Sequence[LiveTask]) -> None:
+        for task in tasks:
+            self._heart.server.tasks.ready(task.task_id)
+
+
+async def begin(heart: Heart) -> tuple[FakeNode, Scaler]:
+    node = FakeNode(heart)
+    await node.connect()
+    return node, Scaler(heart, node)
+
+
+def test_a_first_container_does_not_wait_for_the_crowd_of_another(tmp_path: Path) -> None:
+    async def scenario(heart: Heart) -> None:
+        node, scaler = await begin(heart)
+        crowd, single = await heart.define("crowd"), await heart.define("single")
+        await heart.call(crowd, count=100, kind=MAP, key="1")
+        begun = await scaler.run()
+        assert set(begun) == {"crowd"} and len(begun) >= node.session.max_starting
+        await heart.call(single, key="2")
+        assert await scaler.run() == ["single"]  # although as many start as may
+        scaler.ready(scaler.of("crowd", TaskState.STARTING)[:3])
+        assert await scaler.run() == ["crowd"] * 2  # the first one counts, too
+
+    beat(tmp_path, scenario)
+
+
+def test_room_is_shared_out_one_container_each(tmp_path: Path) -> None:
+    async def scenario(heart: Heart) -> None:
+        node, scaler = await begin(heart)
+        node.session.max_containers = 6
+        names = ("a", "b", "c")
+        for name in names:
+            await heart.call(await heart.define(name), count=50, kind=MAP, key=name)
+        assert sorted(await scaler.run()) == sorted(names * 2)
+        assert await scaler.run() == []
+        await node.exit(scaler.of("b")[0], reason="stopped")
+        assert await scaler.run() == ["b"]  # who has the fewest
+
+    beat(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("patience_s", [0.0, 300.0])
+def test_what_no_node_can_ever_run_fails_in_time_with_the_reason(tmp_path: Path, patience_s: float) -> None:
+    async def scenario(heart: Heart) -> None:
+        heart.settings = heart.settings.model_copy(update={"reject_unplaceable": not patience_s})
+        await heart.restart()
+        _, scaler = await begin(heart)
+        function_id = await heart.define("f", resources=GPU)
+        call = await heart.call(function_id)
+        pool = await heart.pool(function_id)
+        assert await scaler.run() == []
+        if patience_s:
+            assert pool.why_waiting == "needs 1×H100, this platform has no GPU" and len(pool.queue) == 1
+            assert [row["why"] for row in heart.server.overview.document()["waiting"]] == [pool.why_waiting]
+            scaler.ahead_s = patience_s
+            heart.server.pools.touch(pool)
+            await scaler.run()
+        outputs = await heart.outputs(call.call_id, timeout_s=5)
+        result = outputs.items[0].result
+        assert result.status == Result.GENERIC_STATUS_INIT_FAILURE
+        assert result.exception == "Function 'f' can't run here: it needs 1×H100, this platform has no GPU."
+
+    beat(tmp_path, scenario)
+
+
+def test_what_waits_for_its_turn_does_not_fail(tmp_path: Path) -> None:
+    async def scenario(heart: Heart) -> None:
+        node, scaler = await begin(heart)
+        first, second = await heart.define("first", resources=LARGE), await heart.define("second", resources=LARGE)
+        await heart.call(first, key="1")
+        assert await scaler.run() == ["first"]
+        await heart.call(second, key="2")
+        await scaler.run()
+        scaler.ahead_s = 10_000.0
+        pool = await heart.pool(second)
+        heart.server.pools.touch(pool)
+        assert await scaler.run() == []
+        assert len(pool.queue) == 1 and "1 containers are running" in pool.why_waiting
+        await node.exit(scaler.of("first")[0], 0, "stopped")
+        assert "second" in await scaler.run()
+
+    beat(tmp_path, scenario)
+
+
+def test_a_workspace_has_no_more_containers_than_it_may(tmp_path: Path) -> None:
+    async def scenario(heart: Heart) -> None:
+        heart.settings = heart.settings.model_copy(update={"max_containers": 2})
+        await heart.restart()
+        _, scaler = await begin(heart)
+        function_id = await heart.define("f")
+        await heart.call(function_id, count=5, kind=MAP)
+        assert await scaler.run() == ["f", "f"]
+        pool = await heart.pool(function_id)
+        assert pool.why_waiting == "2 of at most 2 containers of this workspace run (max_containers)"
+
+    beat(tmp_path, scenario)
+
+
+def test_places_are_accounted_for_through_all_that_happens(tmp_path: Path) -> None:
+    async def scenario(heart: Heart) -> None:
+        node, scaler = await begin(heart)
+        function_id = await heart.define("f")
+        await heart.call(function_id, count=4, kind=MAP)
+        await scaler.run()
+        first, second, third, fourth = scaler.of("f")
+        scaler.ready([first])
+        heart.server.tasks.stop(second, "test")
+        heart.server.tasks.drain(third, "test")
+        [view] = heart.server.tasks.occupancy.views()
+        assert (view.containers, view.starting, view.used_memory_mib) == (4, 1, 4 * 128)
+        await node.exit(second, reason="stopped")
+        await node.exit(fourth)
+        [view] = heart.server.tasks.occupancy.views()
+        assert (view.containers, view.starting, view.used_milli_cpu) == (2, 0, 2 * 125)
+        await heart.restart()
+        assert heart.server.tasks.occupancy.views() == []
+        again = FakeNode(heart)
+        await again.connect()  # it has lost them all
+        [view] = heart.server.tasks.occupancy.views()
+        assert (view.containers, view.starting, view.used_memory_mib, view.used_milli_cpu) == (0, 0, 0, 0)
+
+    beat(tmp_path, scenario)
+
+
+def test_a_stopped_app_tells_all_its_containers_before_it_waits_for_anything(tmp_path: Path) -> None:
+    async def scenario(heart: Heart) -> None:
+        node, _ = await begin(heart)
+        function_id = await heart.define("f")
+        tasks = [await node.ready(function_id) for _ in range(3)]
+        heart.server.tasks.stop(tasks[0], "it was stopped")  # with all the time that its function gives it
+        node.commands("stop_task")
+        pool = await heart.pool(function_id)
+        stopping = asyncio.create_task(heart.server.apps.stop(pool.function.app_id, "test", 0.5))
+        while not (told := node.commands("stop_task")):  # noqa: ASYNC110 - turns of the loop, not time
+            await asyncio.sleep(0)
+        assert {(command.task_id, command.grace_ms) for command in told} == {(task.task_id, 500) for task in tasks}
+        await stopping
+
+    beat(tmp_path, scenario)
+
+
+def test_a_rollover_replaces_what_runs_with_the_same(tmp_path: Path) -> None:
+    async def scenario(heart: Heart) -> None:
+        node, _ = await begin(heart)
+        function_id = await heart.define("f", timeout_secs=77)
+        pool = await heart.pool(function_id)
+        apps, app_id = heart.server.apps, pool.function.app_id
+        deploy = api_pb2.AppPublishRequest(
+            app_id=app_id,
+            app_state=api_pb2.APP_STATE_DEPLOYED,
+            name="deployed",
+            function_ids={"f": function_id},
+            definition_ids={function_id: pool.function.definition_id},
+        )
+        await apps.publish(deploy, "test", "1.6.4")
+        task = await node.ready(function_id)
+        publication = await apps.rollover(app_id, "test")
+        assert publication.version == 2 and task.is_outdated
+        assert [command.task_id for command in node.commands("drain")] == [task.task_id]
+        assert pool.definition.timeout_secs == 77 and not (await node.start(function_id)).is_outdated
+
+    beat(tmp_path, scenario)
