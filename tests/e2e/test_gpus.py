@@ -24,7 +24,8 @@ def test_who_has_a_gpu_is_shown_and_known_after_deaths(platform: Platform) -> No
     shown = platform.status()["gpus"]
     assert sorted(gpu["state"] for gpu in shown) == ["free", "used"], shown
     [held], [free] = ([gpu["uuid"] for gpu in shown if gpu["state"] == state] for state in ("used", "free"))
-    assert f"holding {held}" in run.text and "gpus.hold (ta-" in platform.control("status")
+    assert f"holding {held}" in run.text and any("gpus.hold (ta-" in gpu["used_by"] for gpu in shown), shown
+    assert "GPUs\n" in platform.control("status")
     platform.kill("server")
     assert f"given {free}\n" in platform.modal("run", "gpus.py::which").out
     platform.kill("node")  # its containers die with it, and their inputs are tried again

@@ -42,20 +42,7 @@ TABLES: tuple[tuple[str, str, Mapping[str, str]], ...] = (
             "Containers": "containers",
         },
     ),
-    (
-        "GPUs",
-        "gpus",
-        {
-            "GPU": "uuid",
-            "Kind": "kind",
-            "MiB": "memory_mib",
-            "Node": "node_name",
-            "State": "state",
-            "Used": "used",
-            "Of": "shares",
-            "By": "used_by",
-        },
-    ),
+    ("GPUs", "gpus", {"GPU": "uuid", "Kind": "kind", "Node": "node_name", "State": "state", "By": "used_by"}),
     (
         "Apps",
         "apps",
