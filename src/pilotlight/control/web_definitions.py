@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from modal_proto import api_pb2
 
+from pilotlight.core.hosts import check_custom_domain
 from pilotlight.core.labels import DEFAULT_EPHEMERAL_SUFFIX, Addresses, Label, label_in, label_of
 
 WEB_SERVER = api_pb2.WEBHOOK_TYPE_WEB_SERVER
@@ -65,7 +66,7 @@ class Naming:
     is_taken: Callable[[str], bool]  # whether another app serves at this label now
 
     def name(self, function: api_pb2.Function) -> None:
-        """Write its addresses into a definition."""
+        """Write its addresses into a definition; raises InvalidInput for a custom domain that it can't have."""
         if function.is_server:
             label = self._label(function.function_name.removesuffix(".*"), function.webhook_config)
             function.flash_service_label = label.text
@@ -73,6 +74,8 @@ class Naming:
             return
         for described, label in self._labels(function):
             described.web_url = self.addresses.url(label.text)
+            for domain in described.webhook_config.custom_domains:
+                check_custom_domain(domain.name, self.addresses.domain, f"Function {described.function_name!r}")
             info = api_pb2.WebUrlInfo(truncated=label.truncated, label_stolen=self.is_taken(label.text))
             described.web_url_info.CopyFrom(info)
             urls = [self.addresses.custom_url(domain.name) for domain in described.webhook_config.custom_domains]

@@ -264,6 +264,15 @@ def test_a_label_goes_to_who_deploys_last(tmp_path: Path) -> None:
     beat(tmp_path, scenario)
 
 
+def test_no_function_takes_a_host_of_the_platform(tmp_path: Path) -> None:
+    async def scenario(heart: Heart) -> None:
+        with pytest.raises(errors.InvalidInput, match="no address"):
+            await heart.define("f", webhook_config=ASGI | {"custom_domains": [{"name": "127.0.0.1"}]})
+        assert list(heart.server.web_routes) == []
+
+    beat(tmp_path, scenario)
+
+
 def test_parameters_of_a_class_choose_the_containers(tmp_path: Path) -> None:
     async def scenario(heart: Heart) -> None:
         spec = api_pb2.ClassParameterSpec(name="who", type=api_pb2.PARAM_TYPE_STRING)
