@@ -370,7 +370,7 @@ devices:
     deviceNodes: [{{path: /dev/nvidia1, hostPath: {directory}/full}}]
 containerEdits:
   env: [NVIDIA_VISIBLE_DEVICES=void, FROM_SPECIFICATION=yes]
-  deviceNodes: [{{path: /dev/nvidiactl, hostPath: {directory}/null}}]
+  deviceNodes: [{{path: /dev/nvidiactl, hostPath: /dev/null}}]
   mounts:
   - {{hostPath: {directory}/library, containerPath: /usr/lib/libdriver.so.550, options: [ro, nosuid, nodev, bind]}}
   hooks:
@@ -392,7 +392,7 @@ def cdi() -> Iterator[Path]:
     """A specification of two "GPUs", which are harmless devices of the kernel."""
     directory = Path(tempfile.mkdtemp(dir="/var/tmp"))
     directory.chmod(0o755)
-    for name, minor in (("null", 3), ("zero", 5), ("full", 7)):
+    for name, minor in (("zero", 5), ("full", 7)):
         os.mknod(directory / name, 0o666 | stat.S_IFCHR, os.makedev(1, minor))
         (directory / name).chmod(0o666)
     (directory / "library").write_text("the driver")

@@ -101,7 +101,10 @@ class ScriptedNvml:
         self.registered.append(card.uuid)
 
     def nvmlEventSetWait_v2(self, events: object, timeout_ms: int) -> SimpleNamespace:
-        event = self.events.get()
+        try:
+            event = self.events.get(timeout=timeout_ms / 1000)
+        except queue.Empty:
+            raise NVMLError(self.NVML_ERROR_TIMEOUT) from None
         if isinstance(event, NVMLError):
             raise event
         return event

@@ -16,7 +16,7 @@ from pilotlight.core.gpus import Device, kind_of, slice_kind
 
 log = structlog.get_logger()
 
-WAIT_MS = 2_000  # of one wait for events: the longest time that the end of the agent takes
+WAIT_MS = 1_000  # of one wait for events: the longest time that the end of the agent takes
 EVERY_INSTANCE = 0xFFFFFFFF  # an event that is not of one slice only
 # Faults of the program that ran, not of the device: an exception, a page fault, a stopped channel, a time-out …
 PROGRAMS_FAULTS = frozenset({13, 31, 43, 45, 68, 109})
@@ -119,7 +119,11 @@ class Watch:
 
     def _run(self) -> None:
         nvml = self._nvml
-        events = nvml.nvmlEventSetCreate()
+        try:
+            events = nvml.nvmlEventSetCreate()
+        except nvml.NVMLError as error:
+            log.error("gpus_not_watched", error=str(error), effect="their errors are not noticed")
+            return
         try:
             for uuid in dict.fromkeys(one.parent_uuid or one.device.uuid for one in self._found):
                 self._register(uuid, events)
