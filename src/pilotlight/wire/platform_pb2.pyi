@@ -1072,6 +1072,7 @@ class StartTask(_message.Message):
     VOLUMES_FIELD_NUMBER: _builtins.int
     GPU_UUIDS_FIELD_NUMBER: _builtins.int
     EPHEMERAL_DISK_MIB_FIELD_NUMBER: _builtins.int
+    BUCKETS_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     arguments: _builtins.bytes
     """serialized modal.client.ContainerArguments"""
@@ -1124,6 +1125,8 @@ class StartTask(_message.Message):
     def volumes(self) -> _containers.RepeatedCompositeFieldContainer[Global___VolumeMount]: ...
     @_builtins.property
     def gpu_uuids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def buckets(self) -> _containers.RepeatedCompositeFieldContainer[Global___BucketMount]: ...
     def __init__(
         self,
         *,
@@ -1155,14 +1158,72 @@ class StartTask(_message.Message):
         volumes: _abc.Iterable[Global___VolumeMount] | None = ...,
         gpu_uuids: _abc.Iterable[_builtins.str] | None = ...,
         ephemeral_disk_mib: _builtins.int = ...,
+        buckets: _abc.Iterable[Global___BucketMount] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["image_config", b"image_config", "server", b"server"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "batch_linger_ms", b"batch_linger_ms", "batch_max_size", b"batch_max_size", "block_network", b"block_network", "client_version", b"client_version", "environment_name", b"environment_name", "ephemeral_disk_mib", b"ephemeral_disk_mib", "first_inputs", b"first_inputs", "gpu_uuids", b"gpu_uuids", "grace_period_s", b"grace_period_s", "image_builder_version", b"image_builder_version", "image_config", b"image_config", "image_id", b"image_id", "input_timeout_s", b"input_timeout_s", "layers", b"layers", "max_concurrent_inputs", b"max_concurrent_inputs", "memory_limit_mib", b"memory_limit_mib", "memory_mib", b"memory_mib", "milli_cpu", b"milli_cpu", "milli_cpu_limit", b"milli_cpu_limit", "mount_client_dependencies", b"mount_client_dependencies", "mounts", b"mounts", "secrets", b"secrets", "server", b"server", "single_use", b"single_use", "startup_timeout_s", b"startup_timeout_s", "task_id", b"task_id", "volumes", b"volumes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "batch_linger_ms", b"batch_linger_ms", "batch_max_size", b"batch_max_size", "block_network", b"block_network", "buckets", b"buckets", "client_version", b"client_version", "environment_name", b"environment_name", "ephemeral_disk_mib", b"ephemeral_disk_mib", "first_inputs", b"first_inputs", "gpu_uuids", b"gpu_uuids", "grace_period_s", b"grace_period_s", "image_builder_version", b"image_builder_version", "image_config", b"image_config", "image_id", b"image_id", "input_timeout_s", b"input_timeout_s", "layers", b"layers", "max_concurrent_inputs", b"max_concurrent_inputs", "memory_limit_mib", b"memory_limit_mib", "memory_mib", b"memory_mib", "milli_cpu", b"milli_cpu", "milli_cpu_limit", b"milli_cpu_limit", "mount_client_dependencies", b"mount_client_dependencies", "mounts", b"mounts", "secrets", b"secrets", "server", b"server", "single_use", b"single_use", "startup_timeout_s", b"startup_timeout_s", "task_id", b"task_id", "volumes", b"volumes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StartTask: _TypeAlias = StartTask  # noqa: Y015
+
+@_typing.final
+class BucketMount(_message.Message):
+    """objects of an S3-compatible store, as files"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOUNT_PATH_FIELD_NUMBER: _builtins.int
+    BUCKET_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    PREFIX_FIELD_NUMBER: _builtins.int
+    READ_ONLY_FIELD_NUMBER: _builtins.int
+    PATH_STYLE_FIELD_NUMBER: _builtins.int
+    ACCESS_KEY_ID_FIELD_NUMBER: _builtins.int
+    SECRET_ACCESS_KEY_FIELD_NUMBER: _builtins.int
+    SESSION_TOKEN_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    METADATA_TTL_S_FIELD_NUMBER: _builtins.int
+    mount_path: _builtins.str
+    bucket: _builtins.str
+    endpoint: _builtins.str
+    """URL; empty: AWS"""
+    prefix: _builtins.str
+    """of all keys, with a slash at its end; empty: all of the bucket"""
+    read_only: _builtins.bool
+    path_style: _builtins.bool
+    """<endpoint>/<bucket>/<key>, not <bucket>.<endpoint>/<key>"""
+    access_key_id: _builtins.str
+    """empty: asked without credentials"""
+    secret_access_key: _builtins.str
+    session_token: _builtins.str
+    region: _builtins.str
+    """empty: found by asking"""
+    metadata_ttl_s: _builtins.int
+    """so long what is known of a directory is believed; 0: a second"""
+    def __init__(
+        self,
+        *,
+        mount_path: _builtins.str = ...,
+        bucket: _builtins.str = ...,
+        endpoint: _builtins.str = ...,
+        prefix: _builtins.str = ...,
+        read_only: _builtins.bool = ...,
+        path_style: _builtins.bool = ...,
+        access_key_id: _builtins.str = ...,
+        secret_access_key: _builtins.str = ...,
+        session_token: _builtins.str = ...,
+        region: _builtins.str = ...,
+        metadata_ttl_s: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_key_id", b"access_key_id", "bucket", b"bucket", "endpoint", b"endpoint", "metadata_ttl_s", b"metadata_ttl_s", "mount_path", b"mount_path", "path_style", b"path_style", "prefix", b"prefix", "read_only", b"read_only", "region", b"region", "secret_access_key", b"secret_access_key", "session_token", b"session_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BucketMount: _TypeAlias = BucketMount  # noqa: Y015
 
 @_typing.final
 class VolumeMount(_message.Message):
