@@ -116,7 +116,8 @@ class Tasks:
             slots=pool.concurrency * max(1, pool.batch_size),
         )
         if need.gpu is not None:
-            self._nodes.gpus.take(task.task_id, placed.node_id, placed.gpu_kind, need.gpu.count)
+            taken = self._nodes.gpus.take(task.task_id, placed.node_id, placed.gpu_kind, need.gpu.count)
+            assert taken, f"{placed} has no {need.gpu}"  # a container without its GPU would be worse than none
         self._hold(task)
         return task
 

@@ -13,7 +13,7 @@ from pilotlight.core.errors import InvalidInput
 
 ANY = "ANY"
 MOST_OF_ONE_CONTAINER = 8
-BY_POWER = ("T4", "L4", "A10G", "L40S", "A100-40GB", "A100-80GB", "H100", "H200", "B200", "B300")
+BY_POWER = ("T4", "L4", "A10G", "L40S", "A100-40GB", "RTX-PRO-6000", "A100-80GB", "H100", "H200", "B200", "B300")
 # What is asked for by one name may be served by another: the same, or a better one, as upstream has it.
 _SERVED_BY = {
     "A10": ("A10G",),
@@ -22,12 +22,14 @@ _SERVED_BY = {
     "H100": ("H100", "H200"),
     "B200+": ("B200", "B300"),
 }
+_FULL_NAMES = {"A10": "A10G", "A100": "A100-40GB"}  # of kinds that operators may call by less
+_KIND = re.compile(r"[A-Z0-9][A-Z0-9.-]*")
 NO_GPUS = "none"  # a declared inventory of nothing
 MOST_SHARES = 64
 _DECLARED = uuid.UUID("5b0f9b1e-8f0c-4c0e-9c1b-6d9f0a4a6d11")  # the name space of uuids that we make up
 # Of one device, in the vendor's gigabytes, for those that are declared and not there to be asked.
 _MEMORY_GB = {
-    **{"T4": 16, "L4": 24, "A10G": 24, "L40S": 48, "A100-40GB": 40, "A100-80GB": 80},
+    **{"RTX-PRO-6000": 96, "T4": 16, "L4": 24, "A10G": 24, "L40S": 48, "A100-40GB": 40, "A100-80GB": 80},
     **{"H100": 80, "H200": 141, "B200": 180, "B300": 288},
 }
 _MIB_PER_GB = 953.67  # of the vendor's gigabytes
@@ -86,6 +88,8 @@ def kind_of(product: str, memory_mib: int) -> str:
         return "A100-80GB" if memory_mib > 60 * _MIB_PER_GB else "A100-40GB"
     if words[0] == "A10":
         return "A10G"
+    if words[:3] == ["RTX", "PRO", "6000"]:
+        return "RTX-PRO-6000"  # of all its editions
     return words[0] if words[0] in BY_POWER else "-".join(words)
 
 
@@ -101,10 +105,11 @@ def parse_inventory(text: str) -> dict[str, int]:
     if text.strip().lower() == NO_GPUS:
         return counts
     for part in filter(None, (part.strip() for part in text.split(","))):
-        kind, _, number = part.partition(":")
+        written, _, number = part.partition(":")
+        kind = _kind(written)
         if not kind or (number and not number.isdecimal()) or int(number or 1) < 1:
             raise InvalidInput(f"{part!r} is no number of GPUs. Write KIND:NUMBER, several with commas: A10G:2,H100:8")
-        counts[kind.strip().upper()] = counts.get(kind.strip().upper(), 0) + int(number or 1)
+        counts[kind] = counts.get(kind, 0) + int(number or 1)
     return counts
 
 
@@ -112,13 +117,20 @@ def parse_shares(text: str) -> dict[str, int]:
     """How many containers share a device of a kind, of "A10G=4,L4=2". Raises InvalidInput."""
     shares: dict[str, int] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
-        kind, _, number = part.partition("=")
-        if not kind.strip() or not number.strip().isdecimal() or not 1 <= int(number) <= MOST_SHARES:
+        written, _, number = part.partition("=")
+        kind = _kind(written)
+        if not kind or not number.strip().isdecimal() or not 1 <= int(number) <= MOST_SHARES:
             raise InvalidInput(
                 f"{part!r} does not say how many containers share a GPU. Write KIND=NUMBER, from 1 to {MOST_SHARES}: A10G=4"
             )
-        shares[kind.strip().upper()] = int(number)
+        shares[kind] = int(number)
     return shares
+
+
+def _kind(written: str) -> str:
+    """A kind as an operator writes it; empty for what is none, such as "any"."""
+    kind = written.strip().upper()
+    return _FULL_NAMES.get(kind, kind) if _KIND.fullmatch(kind) and kind != ANY else ""
 
 
 def declared_devices(inventory: Mapping[str, int], shares: Mapping[str, int], node_id: str) -> list[Device]:

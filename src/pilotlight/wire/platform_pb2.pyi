@@ -177,7 +177,7 @@ class NodeHello(_message.Message):
     def gpus(self) -> _containers.RepeatedCompositeFieldContainer[Global___GpuDevice]: ...
     @_builtins.property
     def builds(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldBuild]:
-        """under way, or ended and not yet told"""
+        """under way, and with GPUs"""
 
     def __init__(
         self,

@@ -22,6 +22,7 @@ from pilotlight.core.gpus import GpuWish, Holder, kind_of, parse_inventory, pars
         ("NVIDIA H200", 143_771, "H200"),
         ("NVIDIA B200", 183_359, "B200"),
         ("NVIDIA GeForce RTX 4090", 24_564, "RTX-4090"),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", 97_887, "RTX-PRO-6000"),
         ("NVIDIA RTX 6000 Ada Generation", 49_140, "RTX-6000"),
         ("Quadro RTX 5000", 16_384, "RTX-5000"),
     ],
@@ -55,7 +56,8 @@ def test_which_kinds_serve_a_wish() -> None:
 def test_an_inventory_is_read_as_operators_write_it() -> None:
     assert parse_inventory("a10g:2, H100") == {"A10G": 2, "H100": 1}
     assert parse_inventory("") == {}
-    for wrong in ("A10G:two", ":2", "A10G:0"):
+    assert parse_inventory("a10:2,A100:1,A10G") == {"A10G": 3, "A100-40GB": 1}  # what `gpu="A10"` and `gpu="A100"` are served by
+    for wrong in ("A10G:two", ":2", "A10G:0", "any:2", "H100!:1"):
         with pytest.raises(InvalidInput, match="KIND:NUMBER"):
             parse_inventory(wrong)
 
@@ -65,7 +67,7 @@ def test_an_inventory_of_nothing_is_said_by_a_word() -> None:
 
 
 def test_shares_are_read_as_operators_write_them() -> None:
-    assert parse_shares("a10g=4, L4=2") == {"A10G": 4, "L4": 2}
+    assert parse_shares("a10=4, L4=2") == {"A10G": 4, "L4": 2}
     for wrong in ("A10G:4", "=2", "A10G=0", "A10G=65", "A10G=many"):
         with pytest.raises(InvalidInput, match="KIND=NUMBER"):
             parse_shares(wrong)
