@@ -49,6 +49,7 @@ class Autoscalers:
         self._pools = pools
         self._now = now
         self._changes: dict[str, tuple[str, Configuration]] = {}  # by function: the definition that was changed, and how
+        self._settings: dict[str, tuple[str, Settings]] = {}  # by function: the definition, and what holds for it
 
     async def restore(self) -> None:
         """Read what was changed, and have the containers started that are to be there without a call."""
@@ -76,11 +77,18 @@ class Autoscalers:
             self._pools.touch(await self._pools.of_function(record.function_id))
 
     def settings_of(self, record: FunctionRecord) -> Settings:
-        """By what a function is scaled now; each field that can be changed is set. 0 containers at most: as many as it takes."""
+        """By what a function is scaled now; each field that can be changed is set. 0 containers at most: as many as it takes.
+
+        The same message each time, not to be changed.
+        """
+        known = self._settings.get(record.function_id)
+        if known is not None and known[0] == record.definition_id:
+            return known[1]
         settings = static_settings(record.definition)
         definition_id, configuration = self._changes.get(record.function_id, ("", None))
         if configuration is not None and definition_id == record.definition_id:
             settings.MergeFrom(configuration.override_settings)
+        self._settings[record.function_id] = (record.definition_id, settings)
         return settings
 
     async def configuration(self, function_id: str) -> Configuration:
@@ -118,6 +126,7 @@ class Autoscalers:
         row = (function_id, record.definition_id, changed.SerializeToString())
         await self._database.write(lambda connection: store.set_autoscaler(connection, *row))
         self._changes[function_id] = (record.definition_id, changed)
+        self._settings.pop(function_id, None)
         self._pools.touch(pool)
         log.info("autoscaler_changed", function_id=function_id, by=token_name, settings=str(wish).replace("\n", " "))
         return after

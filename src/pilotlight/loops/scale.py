@@ -23,6 +23,7 @@ from pilotlight.core.turns import Claim, Turns
 
 log = structlog.get_logger()
 
+STARTS_PER_PASS = 100
 FIRST_ONES = 1  # containers of pools without any that may start on a node beside those that start there already
 
 
@@ -83,6 +84,10 @@ class ScaleLoop:
         refused: dict[object, Unplaced] = {}
         for number in turns:
             pool = wishes[number][0]
+            if report.started >= STARTS_PER_PASS:
+                self._pools.touch(pool)  # its turn is in the next pass: others are served in between
+                turns.leave(number)
+                continue
             if (unplaced := self._start(pool, nodes, refused, report)) is not None:
                 turns.leave(number)
                 self._wait(pool, unplaced, report)
