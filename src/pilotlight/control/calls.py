@@ -268,6 +268,8 @@ class Calls:
         while True:
             try:
                 return await self._finish(finished)
+            except errors.DiskFull as error:
+                log.error("outputs_not_stored", inputs=len(finished), cause=str(error), retry_in_s=delay_s)
             except Exception as error:
                 log.error("outputs_not_stored", inputs=len(finished), exc_info=error)
             await asyncio.sleep(delay_s)

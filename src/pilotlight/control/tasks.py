@@ -13,6 +13,7 @@ from modal_proto import api_pb2
 from sqlalchemy import Row
 
 from pilotlight.control.apps import Apps
+from pilotlight.control.bucket_mounts import look_up_buckets
 from pilotlight.control.calls import Calls
 from pilotlight.control.images import Images
 from pilotlight.control.live import LiveInput, LiveTask, Pool
@@ -183,6 +184,7 @@ class Tasks:
             image_id=function.image_id,
             mounts=[await self._mounts.get(mount_id) for mount_id in function.mount_ids],
             volumes=await look_up_mounts(self._database, mounts_of(function), f"Function {pool.function.tag!r}"),
+            buckets=await look_up_buckets(self._secrets, function.cloud_bucket_mounts, f"Function {pool.function.tag!r}"),
             secrets=await self._secrets.environment_of(list(function.secret_ids)),
             client_version=pool.function.client_version,
             image_builder_version=image.builder_version,
@@ -294,6 +296,9 @@ class Tasks:
             self._storing.add(key)
             try:
                 await self._calls.record(task, request.outputs)
+            except errors.DiskFull as error:
+                log.error("outputs_not_stored", task_id=event.task_id, cause=str(error))
+                stored.error = str(error)
             except Exception as error:
                 log.error("outputs_not_stored", task_id=event.task_id, exc_info=error)
                 stored.error = "The platform could not store the outputs."

@@ -9,6 +9,7 @@
     ├── WrongState         the thing is there, but not in a state that allows this
     ├── LostRace           somebody else changed it first; asking again may work
     ├── OverLimit          a limit that has a name was reached
+    │   └── DiskFull       the platform can't write; what it has can still be read
     ├── Busy               a dependency is down or not ready; try again
     └── NotBuilt           a feature of the protocol that this platform does not have yet
 
@@ -59,6 +60,10 @@ class OverLimit(PilotlightError):
     def __init__(self, message: str, *, retry_after_s: float | None = None, **context: object) -> None:
         super().__init__(message, **context)
         self.retry_after_s = retry_after_s
+
+
+class DiskFull(OverLimit):
+    """A disk of the platform takes no more. Nothing was changed; the same request works once there is room."""
 
 
 class Busy(PilotlightError):

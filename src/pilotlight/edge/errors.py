@@ -19,6 +19,7 @@ STATUS: dict[type[errors.PilotlightError], int] = {
     errors.WrongState: 409,
     errors.LostRace: 409,
     errors.OverLimit: 429,
+    errors.DiskFull: 507,
     errors.Busy: 503,
     errors.NotBuilt: 501,
 }

@@ -5,6 +5,7 @@ that arrive while a directory is being synced share the next sync, so that many 
 """
 
 import asyncio
+import errno
 import os
 import secrets
 import shutil
@@ -16,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from pilotlight.core.errors import DiskFull
 from pilotlight.objects.names import PARTS
 
 DRAFTS = "drafts"
@@ -88,7 +90,17 @@ class DurableFiles:
         self._pool.shutdown()
 
     def _run(self, work: Callable[[], T]) -> "asyncio.Future[T]":
-        return asyncio.get_running_loop().run_in_executor(self._pool, work)
+        def working() -> T:
+            try:
+                return work()
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                raise DiskFull(
+                    f"The disk of the platform is full: nothing was stored. Make room on the file system of {self._root}, then try again."
+                ) from error
+
+        return asyncio.get_running_loop().run_in_executor(self._pool, working)
 
     def _new_draft(self) -> "_Draft":
         return _Draft(self._drafts / secrets.token_hex(16))

@@ -7,6 +7,7 @@ each of its members runs again in a transaction of its own.
 
 import asyncio
 import queue
+import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,8 @@ from typing import Any, TypeVar
 import structlog
 from sqlalchemy import Connection, Engine, MetaData, create_engine, event
 from sqlalchemy.pool import QueuePool
+
+from pilotlight.core import errors
 
 log = structlog.get_logger()
 
@@ -119,7 +122,11 @@ class Database:
         """Queue a change that nobody waits for: should it fail, the log says so, naming what was to be written."""
 
         def written(done: "asyncio.Future[Any]") -> None:
-            if not done.cancelled() and (error := done.exception()) is not None:
+            if done.cancelled() or (error := done.exception()) is None:
+                return
+            if isinstance(error, errors.DiskFull):
+                log.error("write_failed", what=what, cause=str(error))
+            else:
                 log.error("write_failed", what=what, exc_info=error)
 
         self.write(work).add_done_callback(written)
@@ -173,8 +180,20 @@ class Database:
             return [(future, result, True) for (_, future), result in zip(group, results, strict=True)]
         except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to whoever asked for the work
             if len(group) == 1:
-                return [(group[0][1], error, False)]
+                return [(group[0][1], self._named(error), False)]
             return [answer for member in group for answer in self._commit(writer, [member])]
+
+    def _named(self, error: Exception) -> Exception:
+        """A full disk by the name that callers know it by; any other error as it is."""
+        cause = getattr(error, "orig", None) or error
+        if not isinstance(cause, sqlite3.Error) or getattr(cause, "sqlite_errorcode", 0) != sqlite3.SQLITE_FULL:
+            return error
+        full = errors.DiskFull(
+            f"The disk of the platform is full: nothing was changed. Make room on the file system of {self.engine.url.database}, "
+            "then try again; what was under way goes on by itself."
+        )
+        full.__cause__ = error
+        return full
 
     def _answer(self, answers: list[tuple[asyncio.Future[Any], Any, bool]]) -> None:
         def deliver() -> None:

@@ -1,0 +1,94 @@
+"""The disk of the platform is full: changes are refused by name, reading goes on, and all is well again once there is room."""
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import modal
+import pytest
+from control.heart import MAP, FakeNode, Heart, beat
+from running_server import RunningServer
+from support.small_disk import SmallDisk, small_disk
+
+from pilotlight.core.blobs import WholeUpload
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+
+DISK_MIB = 8
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    with small_disk(tmp_path / "disk", DISK_MIB) as made:
+        yield made
+
+
+def test_a_client_is_told_and_can_read_on(disk: SmallDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = RunningServer(disk.path)
+    server.start()
+    try:
+        monkeypatch.setenv("MODAL_SERVER_URL", server.url)
+        with modal.Client.from_credentials(*server.token) as client:
+            notes = modal.Dict.from_name("notes", create_if_missing=True, client=client)
+            notes["kept"] = "before"
+            _, upload = server.use_cases.blobs.create(
+                "test", "", 100_000, "", takes_parts=False, knows_private_hosts=False, edge_base_url=None
+            )
+            assert isinstance(upload, WholeUpload)
+            disk.fill()
+            with pytest.raises(modal.exception.ResourceExhaustedError, match=r"disk of the platform is full.*Make room"):
+                notes["lost"] = "x" * 4096
+            assert (notes["kept"], notes.len()) == ("before", 1)
+            refused = httpx.put(upload.url, content=b"x" * 100_000)
+            assert refused.status_code == 507 and "disk of the platform is full" in refused.text
+            disk.make_room()
+            notes["found"] = "after"
+            assert sorted(notes.keys()) == ["found", "kept"]
+            assert httpx.put(upload.url, content=b"x" * 100_000).status_code == 200
+    finally:
+        server.stop()
+
+
+def test_no_result_is_lost_or_doubled_by_a_disk_that_was_full_meanwhile(disk: SmallDisk) -> None:
+    async def scenario(heart: Heart) -> None:
+        node = FakeNode(heart)
+        await node.connect()
+        task = await node.ready(await heart.define(max_concurrent_inputs=10))
+        call = await heart.call(task.pool.function_id, count=10, kind=MAP)
+        held = [input_id for message in node.delivered() for input_id, _ in message]
+        assert len(held) == 10
+        for input_id in held[:4]:
+            assert not await node.answer(task, input_id)
+        disk.fill()
+        refused = [input_id for input_id in held[4:] if await node.answer(task, input_id)]
+        assert refused  # a page or two of the log may have been free
+        assert sorted(task.held) == sorted(refused)  # as before: the node has their outputs, and sends them again
+        disk.make_room()
+        for input_id in refused:
+            assert not await node.answer(task, input_id)
+        found = await heart.outputs(call.call_id)
+        assert sorted(item.input_id for item in found.items) == sorted(held) and found.unfinished == 0
+
+    (disk.path / "state").mkdir()
+    beat(disk.path / "state", scenario)
+
+
+def test_a_result_of_the_platforms_own_waits_for_room(disk: SmallDisk) -> None:
+    """A cancelled input's container can't say it again, so the platform has to."""
+
+    async def scenario(heart: Heart) -> None:
+        node = FakeNode(heart)
+        await node.connect()
+        call = await heart.call(await heart.define(), count=3, kind=MAP)
+        disk.fill()
+        failing = asyncio.ensure_future(heart.server.calls.end_pool(call.pool, "its app was stopped"))
+        reading = await heart.outputs(call.call_id)
+        assert not reading.items
+        disk.make_room()
+        await failing
+        assert len((await heart.outputs(call.call_id)).items) == 3
+
+    (disk.path / "state").mkdir()
+    beat(disk.path / "state", scenario)
