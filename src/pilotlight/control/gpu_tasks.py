@@ -64,10 +64,9 @@ class GpuTasks:
         spare: dict[Pool, set[LiveTask]] = {}
         holders: list[Holder] = []
         now = asyncio.get_running_loop().time()
-        for task in self._tasks.all():
-            holding = gpus.held_by(task.task_id)
-            if holding is None:
-                continue
+        for holder, holding in gpus.holdings():
+            if (task := self._tasks.get(holder)) is None:
+                continue  # a build, or a container that nobody knows
             if task.pool not in spare:
                 spare[task.pool] = self._spare(task.pool)
             kind = gpus.kind_of(holding.node_id, holding.uuids)

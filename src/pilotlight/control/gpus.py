@@ -107,6 +107,10 @@ class Gpus:
         gpu = node.gpus.get(uuids[0]) if node is not None and uuids else None
         return gpu.device.kind if gpu is not None else ""
 
+    def holdings(self) -> Iterable[tuple[str, Holding]]:
+        """Who has what. Not to be kept through a change."""
+        return self._holdings.items()
+
     def held_by(self, holder: str) -> Holding | None:
         return self._holdings.get(holder)
 
