@@ -312,6 +312,28 @@ def test_responses_that_http_does_not_allow_are_errors(tmp_path: Path) -> None:
     play(tmp_path, app, scenario)
 
 
+@pytest.mark.parametrize(("name", "value"), [(b"x-a", b"b\r\nx-c: d"), (b"content-length", b"1")])
+def test_a_client_does_not_wait_for_an_app_whose_response_was_given_up(tmp_path: Path, name: bytes, value: bytes) -> None:
+    was_told, may_end = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await body_of(receive)
+        await send({"type": "http.response.start", "status": 200, "headers": [(name, value)]})
+        await send({"type": "http.response.body", "body": b"too long", "more_body": True})
+        assert (await receive())["type"] == "http.disconnect"
+        was_told.set()
+        await may_end.wait()
+
+    async def scenario(platform: WebPlatform) -> None:
+        answer = await raw(platform, head(platform, b"GET /", b"connection: close"))
+        assert answer.startswith(b"HTTP/1.1 502 " if name == b"x-a" else b"HTTP/1.1 200 ") and b"too long" not in answer
+        await was_told.wait()
+        may_end.set()
+        await platform.server.until(lambda server: server.loads and not server.loads[-1].running)
+
+    play(tmp_path, app, scenario)
+
+
 def test_requests_sent_ahead_are_answered_in_order(tmp_path: Path) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await reply(send, scope["path"].encode())

@@ -89,6 +89,8 @@ def test_handshakes_that_are_refused(tmp_path: Path) -> None:
         async def status(url: str) -> int:
             with pytest.raises(InvalidStatus) as refused:
                 await connect(url)
+            had_entry = url.startswith(address(platform, ""))
+            assert refused.value.response.headers.get("x-request-id", "").startswith("fc-") is had_entry
             return refused.value.response.status_code
 
         assert await status(address(platform, "/shut")) == 403

@@ -47,8 +47,10 @@ class Body:
             if self._reading is None:
                 self._reading = asyncio.ensure_future(_awaited(self._receive))
             await asyncio.sleep(0)  # one turn: what uvicorn has got is there then
-            body, self._more = self._piece(self._reading.result()) if self._reading.done() else (b"", True)
-            if self._reading.done():
+            body = b""
+            # That the client has gone is no end of a body: `relay` says it.
+            if self._reading.done() and self._reading.result()["type"] != "http.disconnect":
+                body, self._more = self._piece(self._reading.result())
                 self._reading = None
             self._first = messages.body_chunk(1, body, self._more)
         return self._first

@@ -34,14 +34,10 @@ class Web:
         head = head_of(scope)
         record = Record(head.method, scope["path"])
         call = _Request(self, scope, receive, head, record, Response(head.method, send, record))
-        connection: HttpConnection = scope[CONNECTION]
         try:
             await call.serve()
-        except (Broken, PilotlightError) as error:
-            log.warning("response_broken_off", path=scope["path"], cause=str(error))
-            await connection.break_off()
         finally:
-            if connection.gone.done() and not call.response.is_complete:
+            if call.connection.gone.done() and not call.response.is_complete:
                 record.status = CLIENT_LEFT
             self._records.ended(record)
 
@@ -74,19 +70,18 @@ class _Request:
         self._head = head
         self._record = record
         self.response = response
-        self._gone: asyncio.Future[None] = scope[CONNECTION].gone
+        self.connection: HttpConnection = scope[CONNECTION]
+        self._gone = self.connection.gone
 
     async def serve(self) -> None:
-        """Answer it, whatever happens; raises Broken, or an error of ours, in the middle of a response only."""
+        """Answer it, whatever happens."""
         try:
             if call_id := earlier_call(self._head.query):
                 await self._go_on(call_id)
             else:
                 await self._start()
-        except Refusal as refusal:
-            if self.response.is_started:
-                raise Broken(refusal.text) from refusal
-            await self.response.refuse(refusal)
+        except (Refusal, PilotlightError) as error:
+            await self._give_up(error)
         except Left:
             self._record.status = CLIENT_LEFT
 
@@ -155,6 +150,20 @@ class _Request:
         return None
 
     async def _answer(self, exchange: Exchange, body: Body | None) -> None:
+        try:
+            await self._pass_on(exchange, body)
+        except (Refusal, Broken, PilotlightError) as error:
+            exchange.leave()  # its end may be far off: the client does not wait for it
+            await self._give_up(error)
+
+    async def _give_up(self, error: Refusal | Broken | PilotlightError) -> None:
+        if isinstance(error, Refusal) and not self.response.is_started:
+            await self.response.refuse(error)
+        else:
+            log.warning("response_broken_off", path=self._scope["path"], cause=str(error))
+            await self.connection.break_off()
+
+    async def _pass_on(self, exchange: Exchange, body: Body | None) -> None:
         response = self.response
         while (message := await exchange.next()) is not None:
             if body is not None and body.refusal is not None and not response.is_started:

@@ -171,10 +171,14 @@ class _Socket:
 
     async def end(self, code: int, reason: str = "") -> None:
         """Close the connection; before it was accepted that is a 403."""
-        if not self.is_ended:
-            self.is_ended = True
-            self.record.status = SWITCHED if self.is_accepted else 403
-            await self._send({"type": "websocket.close", "code": code, "reason": reason})
+        if self.is_ended:
+            return
+        if not self.is_accepted:
+            await self.refuse(Refusal(403, "the app does not take this WebSocket"))
+            return
+        self.is_ended = True
+        self.record.status = SWITCHED
+        await self._send({"type": "websocket.close", "code": code, "reason": reason})
 
     async def _accept(self, accept: api_pb2.Asgi.WebsocketAccept) -> None:
         self.is_accepted = True

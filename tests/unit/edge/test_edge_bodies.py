@@ -56,6 +56,13 @@ def test_a_request_without_a_body_is_one_chunk_and_reads_nothing() -> None:
     assert not sent([], "POST")[0].is_repeatable
 
 
+def test_a_body_that_never_came_is_no_empty_one() -> None:
+    body, chunks = sent([LEFT], content_length="3")
+    assert bodies_of(chunks[:1]) == [(b"", True)]
+    assert api_pb2.Asgi.FromString(chunks[1].data).HasField("http_disconnect") and len(chunks) == 2
+    assert body.size_bytes == 0
+
+
 def test_what_came_with_the_head_is_the_first_chunk() -> None:
     body, chunks = sent([piece(b"all", False)], content_length="3")
     assert bodies_of(chunks) == [(b"all", False)] and body.is_whole
