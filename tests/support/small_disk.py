@@ -3,7 +3,7 @@
 import contextlib
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 PIECE = b"x" * 4096
@@ -32,7 +32,7 @@ class SmallDisk:
 
 
 @contextlib.contextmanager
-def small_disk(path: Path, size_mib: int) -> Iterator[SmallDisk]:
+def small_disk(path: Path, size_mib: int) -> Generator[SmallDisk]:
     """Mount one at a new directory."""
     path.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_mib}m", "pilotlight-test", str(path)], check=True)

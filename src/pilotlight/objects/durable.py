@@ -97,7 +97,8 @@ class DurableFiles:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
                 raise DiskFull(
-                    f"The disk of the platform is full: nothing was stored. Make room on the file system of {self._root}, then try again."
+                    f"The disk of the platform is full: nothing was stored. Make room on the file system of {self._root}, "
+                    "then try again."
                 ) from error
 
         return asyncio.get_running_loop().run_in_executor(self._pool, working)
