@@ -477,7 +477,11 @@ def test_a_new_server_is_told_of_the_container_and_its_address_and_of_no_request
         assert (held.task_id, held.ready, held.address, list(held.inputs)) == (TASK, True, "127.0.0.1", [])
         await connection.body(b"2")
         await connection.close()
-        assert (await connection.messages())[-1].http_response_body.body.endswith(b"done")
+        more = True
+        while more:  # the runtime may have sent the first part by itself
+            last = (await connection.messages())[-1].http_response_body
+            more = last.more_body
+        assert last.body.endswith(b"done")
 
     run(settings, scenario)
 

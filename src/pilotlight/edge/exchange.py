@@ -23,6 +23,7 @@ from pilotlight.edge.connections import NodeConnections, TaskFrames
 from pilotlight.edge.dispatch import Dispatch, Slot, Ticket
 from pilotlight.edge.refusals import Refusal
 from pilotlight.objects import Objects
+from pilotlight.wire.frames import framed
 from pilotlight.wire.platform_pb2 import FromTask, ToTask, WebEnded, WebOpen
 
 log = structlog.get_logger()
@@ -194,14 +195,19 @@ class Exchange:
         task = self._slot.task
         chunk = await self._incoming.first()
         try:
-            if self._frames is None:
-                self._frames = await self._containers.connections.take(task.node_address)
+            assert self._frames is None
+            self._frames, before = await self._containers.connections.take(task.node_address)
             if self._is_left:
                 raise Left
             call_id = self.entry.call_id
-            opened = WebOpen(task_id=task.task_id, call_id=call_id, input_id=messages.input_id(call_id), item=self._item)
-            self._frames.write(ToTask(open=opened))
-            self._frames.write_field(_DATA_IN, chunk)
+            opened = WebOpen(
+                task_id=task.task_id,
+                call_id=call_id,
+                input_id=messages.input_id(call_id),
+                item=self._item,
+                is_whole=self._incoming.is_whole,
+            )
+            self._frames.write_field(_DATA_IN, chunk, before=before + framed(ToTask(open=opened)))
         except (OSError, PilotlightError) as error:
             log.warning("node_unreachable", node_address=task.node_address, task_id=task.task_id, cause=str(error))
             self._try_another()
@@ -260,7 +266,6 @@ class Exchange:
 
     def _was_refused(self) -> None:
         assert self._slot is not None and self._frames is not None
-        self._frames.write(ToTask(close=True))
         self._containers.connections.give_back(self._slot.task.node_address, self._frames)
         self._frames = None
         self._try_another()
@@ -308,7 +313,6 @@ class Exchange:
         if self._slot is None:
             return
         if self._frames is not None and self._ended is not None and not self._frames.closed.done():
-            self._frames.write(ToTask(close=True))
             self._containers.connections.give_back(self._slot.task.node_address, self._frames)
         elif self._frames is not None:
             self._frames.close()

@@ -15,7 +15,7 @@ from modal_proto import api_pb2
 
 from pilotlight.node.inputs import Batch, Inputs
 from pilotlight.wire import platform_pb2
-from pilotlight.wire.frames import Frames
+from pilotlight.wire.frames import Frames, framed
 
 UNREAD_BYTES = 1024 * 1024  # of one request's body, waiting for the container; as much again may wait in its connection
 MAX_REQUESTS = 2000  # of one container that have not ended
@@ -24,6 +24,7 @@ FIRST_CHUNK_BYTES = 64  # a chunk that says merely that a WebSocket opens is sma
 
 _DATA_OUT = platform_pb2.FromTask.DESCRIPTOR.fields_by_name["data_out"].number
 _TAKEN = platform_pb2.FromTask(taken=platform_pb2.WebTaken())
+_TAKEN_FRAMED = framed(_TAKEN)
 
 EdgeFrames = Frames[platform_pb2.ToTask]
 
@@ -36,6 +37,8 @@ class WebRequest:
         self.call_id = opened.call_id
         self.lease = platform_pb2.Lease(input_id=opened.input_id, item=opened.item, call_id=opened.call_id)
         self.is_taken = False
+        self._is_whole = opened.is_whole
+        self._unsaid = b""  # goes out with what is said next
         self._frames = frames
         self._chunks: deque[bytes] = deque()
         self._unread_bytes = 0
@@ -99,7 +102,10 @@ class WebRequest:
     def take(self) -> None:
         """The container has it: from now on its code may run."""
         self.is_taken = True
-        self._say(_TAKEN)
+        if self._is_whole:
+            self._unsaid = _TAKEN_FRAMED
+        else:
+            self._say(_TAKEN)
 
     # ---- from the container ----
 
@@ -109,7 +115,7 @@ class WebRequest:
         if self._is_ended or self._is_lost:
             return
         with contextlib.suppress(ConnectionResetError):  # the edge has gone: its connection's end says so
-            self._frames.write_field(_DATA_OUT, data)
+            self._frames.write_field(_DATA_OUT, data, before=self._before())
 
     def end(self, result: bytes = b"", why: str = "") -> None:
         """It has a serialized GenericResult, or, without one, its container has died."""
@@ -130,7 +136,11 @@ class WebRequest:
     def _say(self, message: Message) -> None:
         if not self._is_ended and not self._is_lost:
             with contextlib.suppress(ConnectionResetError):  # nobody is left who wants to know
-                self._frames.write(message)
+                self._frames.write(message, before=self._before())
+
+    def _before(self) -> bytes:
+        unsaid, self._unsaid = self._unsaid, b""
+        return unsaid
 
     def _drop_first(self) -> None:
         self._unread_bytes -= len(self._chunks.popleft())

@@ -84,22 +84,26 @@ class Frames(asyncio.Protocol, Generic[Received]):
         if not self._writable.is_set():
             await self._writable.wait()
 
-    def write(self, message: Message) -> None:
-        """Send at once, however slowly the other end reads: for small messages. Raises ConnectionResetError as `send` does."""
-        self._write(message.SerializeToString(), b"")
+    def write(self, message: Message, *, before: bytes = b"") -> None:
+        """Send at once, however slowly the other end reads: for small messages. Raises ConnectionResetError as `send` does.
 
-    def write_field(self, number: int, value: bytes) -> None:
-        """`send_field`, at once."""
-        self._write(field_header(number, len(value)), value)
+        `before`: what `framed` made of messages that go out before it, by the same system call.
+        """
+        self._write(message.SerializeToString(), b"", before)
 
-    def _write(self, begin: bytes, rest: bytes) -> None:
+    def write_field(self, number: int, value: bytes, *, before: bytes = b"") -> None:
+        """`send_field`, at once; `before` as for `write`."""
+        self._write(field_header(number, len(value)), value, before)
+
+    def _write(self, begin: bytes, rest: bytes, before: bytes) -> None:
         if self._transport is None or self._transport.is_closing():
             raise ConnectionResetError("the stream has ended")
         size = len(begin) + len(rest)
         if size < WORTH_A_COPY_BYTES:
-            self._transport.write(_HEADER.pack(size) + begin + rest)
+            self._transport.write(before + _HEADER.pack(size) + begin + rest)
         else:
-            self._transport.writelines((_HEADER.pack(size) + begin, rest) if rest else (_HEADER.pack(size), begin))
+            head = before + _HEADER.pack(size)
+            self._transport.writelines((head + begin, rest) if rest else (head, begin))
 
     def end(self) -> None:
         """Send nothing more; the other end reads what was sent, and then ends the stream."""
@@ -175,6 +179,12 @@ class Frames(asyncio.Protocol, Generic[Received]):
     def _fail(self, why: str) -> None:
         log.warning("stream_refused", cause=why)
         self.abort()
+
+
+def framed(message: Message) -> bytes:
+    """The bytes of a message as `write` sends it."""
+    data = message.SerializeToString()
+    return _HEADER.pack(len(data)) + data
 
 
 async def connect(path: Path, received: type[Received], unread_bytes: int = UNREAD_BYTES) -> Frames[Received]:

@@ -2412,11 +2412,14 @@ class WebOpen(_message.Message):
     CALL_ID_FIELD_NUMBER: _builtins.int
     INPUT_ID_FIELD_NUMBER: _builtins.int
     ITEM_FIELD_NUMBER: _builtins.int
+    IS_WHOLE_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     call_id: _builtins.str
     input_id: _builtins.str
     item: _builtins.bytes
     """serialized modal.client.FunctionGetInputsItem"""
+    is_whole: _builtins.bool
+    """nothing follows the first chunk: `taken` may come together with what is said next"""
     def __init__(
         self,
         *,
@@ -2424,10 +2427,11 @@ class WebOpen(_message.Message):
         call_id: _builtins.str = ...,
         input_id: _builtins.str = ...,
         item: _builtins.bytes = ...,
+        is_whole: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "input_id", b"input_id", "item", b"item", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "input_id", b"input_id", "is_whole", b"is_whole", "item", b"item", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -23,15 +23,21 @@ class FakeFrames:
     async def writable(self) -> None:
         await self.room.wait()
 
-    def write(self, message: Message) -> None:
+    def write(self, message: Message, *, before: bytes = b"") -> None:
+        self._hear(before)
         self.said.append(str(message.WhichOneof("message")))
 
-    def write_field(self, number: int, value: bytes) -> None:
+    def write_field(self, number: int, value: bytes, *, before: bytes = b"") -> None:
+        self._hear(before)
         self.out.append(value)
 
+    def _hear(self, frame: bytes) -> None:
+        if frame:
+            self.said.append(str(platform_pb2.FromTask.FromString(frame[4:]).WhichOneof("message")))
 
-def request_on(frames: FakeFrames, number: int = 1) -> WebRequest:
-    opened = platform_pb2.WebOpen(task_id="ta-1", call_id=f"fc-{number}", input_id=f"in-{number}")
+
+def request_on(frames: FakeFrames, number: int = 1, *, is_whole: bool = False) -> WebRequest:
+    opened = platform_pb2.WebOpen(task_id="ta-1", call_id=f"fc-{number}", input_id=f"in-{number}", is_whole=is_whole)
     return WebRequest(opened, cast(Any, frames))
 
 
@@ -88,6 +94,22 @@ def test_output_waits_for_the_edge_and_nothing_is_written_after_the_end() -> Non
         frames.room.set()
         await putting
         assert (frames.out, frames.said) == ([b"1"], ["ended"])
+
+    asyncio.run(play())
+
+
+def test_that_a_whole_request_was_taken_is_said_with_the_next_word_even_if_that_is_the_last() -> None:
+    async def play() -> None:
+        for answered in (True, False):
+            frames = FakeFrames()
+            request = request_on(frames, is_whole=True)
+            request.take()
+            assert frames.said == []
+            if answered:
+                await request.put(b"a response")
+                assert frames.said == ["taken"] and frames.out == [b"a response"]
+            request.end(why="its container died")
+            assert frames.said == ["taken", "ended"]
 
     asyncio.run(play())
 
