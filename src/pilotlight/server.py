@@ -36,6 +36,7 @@ from pilotlight.control.replies import Replies
 from pilotlight.control.schedules import Schedules
 from pilotlight.control.secrets import Secrets
 from pilotlight.control.spare_tasks import SpareTasks
+from pilotlight.control.statistics import Statistics
 from pilotlight.control.tasks import Tasks
 from pilotlight.control.tokens import Tokens
 from pilotlight.control.tunnels import Tunnels
@@ -78,6 +79,7 @@ from pilotlight.rpc.proxy_tokens import ProxyTokenHandlers
 from pilotlight.rpc.queues import QueueHandlers
 from pilotlight.rpc.secrets import SecretHandlers
 from pilotlight.rpc.servers import ServerHandlers
+from pilotlight.rpc.statistics import StatisticsHandlers
 from pilotlight.rpc.tasks import TaskHandlers
 from pilotlight.rpc.tunnels import TunnelHandlers
 from pilotlight.rpc.volumes import VolumeHandlers
@@ -180,6 +182,7 @@ class Server:
         self.gpu_tasks = GpuTasks(
             tasks=self.tasks, nodes=self.nodes, pools=self.pools, autoscalers=self.autoscalers, output_log=self.output_log
         )
+        self.statistics = Statistics(database=database, apps=self.apps, functions=self.functions, tasks=self.tasks)
         self.unplaced = UnplacedPools(
             calls=self.calls,
             output_log=self.output_log,
@@ -244,6 +247,7 @@ class Server:
         self.apps.after_live.append(self.autoscalers.keep_warm)
         self.apps.on_stop = self._app_stopped
         self.apps.on_change = self._app_changed
+        self.pools.is_live = self.apps.is_live
         self._listeners: list[GrpcServer] = []
         self._stream_listeners: list[Listener[platform_pb2.FromNode] | Listener[platform_pb2.FromEdge]] = []
 
@@ -274,6 +278,7 @@ class Server:
 
     def handlers(self) -> Sequence[object]:
         """One object per noun; each method that is named like an RPC serves it."""
+        apps = AppHandlers(self.apps, self.environments, self.tasks, self.tokens, self.output_log, self.edge.own_url)
         return [
             WorkspaceHandlers(
                 tokens=self.tokens,
@@ -282,7 +287,8 @@ class Server:
                 signing_key=self.signing_key,
             ),
             EnvironmentHandlers(self.environments),
-            AppHandlers(self.apps, self.environments, self.tasks, self.tokens, self.output_log, self.edge.own_url),
+            apps,
+            StatisticsHandlers(self.statistics, apps),
             FunctionHandlers(self.apps, self.functions, self.pools, self.autoscalers, self.tokens, self.web_routes),
             CallHandlers(self.calls, CallGraphs(self.database, self.functions), self.signing_key),
             ImageHandlers(self.images),

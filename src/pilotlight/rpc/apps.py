@@ -60,7 +60,7 @@ class AppHandlers:
         if row.stopped_at is not None:
             return api_pb2.AppGetByDeploymentNameResponse(previous_app_id=row.app_id, environment_name=environment.name)
         return api_pb2.AppGetByDeploymentNameResponse(
-            app_id=row.app_id, environment_name=environment.name, lifecycle=await self._lifecycle(row.app_id)
+            app_id=row.app_id, environment_name=environment.name, lifecycle=await self.lifecycle(row.app_id)
         )
 
     async def AppGetLayout(self, caller: Caller, request: api_pb2.AppGetLayoutRequest) -> api_pb2.AppGetLayoutResponse:
@@ -118,9 +118,10 @@ class AppHandlers:
         return reply
 
     async def AppGetLifecycle(self, caller: Caller, request: api_pb2.AppGetLifecycleRequest) -> api_pb2.AppGetLifecycleResponse:
-        return api_pb2.AppGetLifecycleResponse(lifecycle=await self._lifecycle(request.app_id))
+        return api_pb2.AppGetLifecycleResponse(lifecycle=await self.lifecycle(request.app_id))
 
-    async def _lifecycle(self, app_id: str) -> api_pb2.AppLifecycle:
+    async def lifecycle(self, app_id: str) -> api_pb2.AppLifecycle:
+        """When an app was made, deployed and stopped, and by whom."""
         row = await self._apps.row(app_id)
         deployments = await self._apps.deployments(app_id)
         lifecycle = api_pb2.AppLifecycle(
@@ -138,7 +139,7 @@ class AppHandlers:
             description=row.description,
             app_id=row.app_id,
             environment_name=self._environment_name(row.environment_id),
-            lifecycle=await self._lifecycle(request.app_id),
+            lifecycle=await self.lifecycle(request.app_id),
             functions=function_ids,
         )
         return api_pb2.AppGetInfoResponse(info=info)

@@ -3,9 +3,7 @@
 # By the beginning of a method's name; the longest that fits counts.
 _FEATURES: dict[str, str] = {
     "AppDeploy": "deployments as clients before 1.1 made them",
-    "AppGetTimeRangeStats": "statistics of apps",
     "AppPromote": "staged deployments",
-    "AppRollover": "rollovers of apps; deploy the app again instead",
     "AppSetObjects": "deployments as clients before 1.1 made them",
     "Attempt": "the input plane",
     "Audit": "the audit log",
@@ -25,8 +23,6 @@ _FEATURES: dict[str, str] = {
     "FunctionGetFlash": "flash services",
     "FunctionGetMetrics": "statistics of functions",
     "FunctionGetScheduling": "reading autoscaler settings; the program that defines the function has them",
-    "FunctionGetTimeRangeStats": "statistics of functions",
-    "FunctionListVariants": "lists of bound functions",
     "FunctionStartPtyShell": "interactive shells (modal shell)",
     "FunctionUpdateScheduling": "changing autoscaler settings of a running function; deploy it with other ones instead",
     "Image": "logs of past image builds (modal image logs)",

@@ -74,7 +74,12 @@ class FunctionHandlers:
     ) -> api_pb2.FunctionStats:
         pool = await self._pools.of_function(request.function_id)
         ready = [task for task in pool.tasks.values() if task.state in (TaskState.READY, TaskState.DRAINING)]
-        return api_pb2.FunctionStats(backlog=len(pool.queue), num_total_tasks=len(ready))
+        return api_pb2.FunctionStats(
+            backlog=pool.waiting,
+            num_total_tasks=len(ready),
+            num_running_inputs=sum(min(task.load, task.slots) for task in ready),
+            input_headroom=sum(max(0, task.free_slots) for task in ready),
+        )
 
     async def FunctionGetSchedulingParams(
         self, caller: Caller, request: api_pb2.FunctionGetSchedulingParamsRequest

@@ -1,0 +1,69 @@
+"""What the rows of calls and tasks say about spans of time."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, or_, select
+
+from pilotlight.core.inputs import Recorded
+from pilotlight.store.tables import calls, deployments, functions, inputs, outputs, tasks
+
+
+def variants(connection: Connection, app_id: str, function_id: str) -> list[Row[*tuple[Any, ...]]]:
+    """(function_id, params, options, created_at) of all that were bound from a function, newest first."""
+    columns = (functions.c.function_id, functions.c.params, functions.c.options, functions.c.created_at)
+    query = select(*columns).where(functions.c.app_id == app_id, functions.c.parent_id == function_id)
+    return list(connection.execute(query.order_by(functions.c.created_at.desc(), functions.c.function_id)))
+
+
+def members(connection: Connection, app_id: str) -> list[Row[*tuple[Any, ...]]]:
+    """(function_id, parent_id) of all functions that an app ever had."""
+    return list(connection.execute(select(functions.c.function_id, functions.c.parent_id).where(functions.c.app_id == app_id)))
+
+
+def outcomes(
+    connection: Connection, function_ids: Sequence[str], since: float, until: float, task_id: str
+) -> list[Row[*tuple[Any, ...]]]:
+    """(function_id, status, n) of the inputs that ended within the span; of one container, if one is named."""
+    joined = outputs.join(calls, calls.c.call_id == outputs.c.call_id)
+    query = select(calls.c.function_id, outputs.c.status, func.count().label("n")).select_from(joined)
+    query = query.where(calls.c.function_id.in_(function_ids), outputs.c.created_at >= since, outputs.c.created_at < until)
+    if task_id:
+        query = query.where(outputs.c.task_id == task_id)
+    return list(connection.execute(query.group_by(calls.c.function_id, outputs.c.status)))
+
+
+def newest_outputs(
+    connection: Connection, function_ids: Sequence[str], since: float, until: float, task_id: str, limit: int
+) -> list[Row[*tuple[Any, ...]]]:
+    """(item, created_at, kind, called_at) of the last inputs that ended within the span."""
+    joined = outputs.join(calls, calls.c.call_id == outputs.c.call_id)
+    columns = (outputs.c.item, outputs.c.created_at, calls.c.kind, calls.c.created_at.label("called_at"))
+    query = select(*columns).select_from(joined)
+    query = query.where(calls.c.function_id.in_(function_ids), outputs.c.created_at >= since, outputs.c.created_at < until)
+    if task_id:
+        query = query.where(outputs.c.task_id == task_id)
+    return list(connection.execute(query.order_by(outputs.c.created_at.desc()).limit(limit)))
+
+
+def unfinished_at(connection: Connection, function_ids: Sequence[str], until: float) -> int:
+    """How many inputs of calls from before that moment had no output by then."""
+    begun = (calls.c.function_id.in_(function_ids), calls.c.created_at < until)
+    still = select(func.count()).select_from(inputs.join(calls, calls.c.call_id == inputs.c.call_id))
+    still = still.where(*begun, inputs.c.state == Recorded.UNFINISHED)
+    later = select(func.count()).select_from(outputs.join(calls, calls.c.call_id == outputs.c.call_id))
+    later = later.where(*begun, outputs.c.created_at >= until)
+    return connection.execute(still).scalar_one() + connection.execute(later).scalar_one()
+
+
+def tasks_within(connection: Connection, app_id: str, since: float, until: float) -> list[Row[*tuple[Any, ...]]]:
+    """All containers of an app that there were at some moment of the span."""
+    query = select(*tasks.c).where(tasks.c.app_id == app_id, tasks.c.created_at < until)
+    return list(connection.execute(query.where(or_(tasks.c.finished_at.is_(None), tasks.c.finished_at >= since))))
+
+
+def deployments_within(connection: Connection, app_id: str, since: float, until: float) -> int:
+    """How many versions of an app went live within the span."""
+    at = deployments.c.deployed_at
+    query = select(func.count()).select_from(deployments).where(deployments.c.app_id == app_id, at >= since, at < until)
+    return connection.execute(query).scalar_one()
