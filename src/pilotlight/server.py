@@ -248,6 +248,7 @@ class Server:
         self.apps.on_stop = self._app_stopped
         self.apps.on_change = self._app_changed
         self.pools.is_live = self.apps.is_live
+        self.pools.is_live = self.apps.is_live
         self._listeners: list[GrpcServer] = []
         self._stream_listeners: list[Listener[platform_pb2.FromNode] | Listener[platform_pb2.FromEdge]] = []
 

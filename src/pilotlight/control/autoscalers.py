@@ -106,7 +106,7 @@ class Autoscalers:
 
     async def update(self, function_id: str, wish: Settings, token_id: str, token_name: str) -> Settings:
         """Change the fields that are set, until the next deployment. Safe to repeat. Raises InvalidInput."""
-        pool = await self._pools.of_function(function_id)
+        pool = await self._pools.taking_work(function_id)
         record = pool.function
         _refuse_unknown(record, wish)
         definition_id, before = self._changes.get(function_id, ("", Configuration()))

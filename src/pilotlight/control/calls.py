@@ -75,7 +75,7 @@ class Calls:
 
         `repeated`: the client says that it asks not for the first time, so the call may have been made, and be finished, long ago.
         """
-        pool = await self._pools.of_function(request.function_id)
+        pool = await self._pools.taking_work(request.function_id)
         call_id = ids.derived(ids.CALL, request.function_id, key) if key else ids.new(ids.CALL)
         if (known := await self._known(call_id, repeated=repeated)) is not None:
             return known, [Accepted(item.idx, input_id_of(call_id, item.idx)) for item in request.pipelined_inputs]

@@ -45,6 +45,7 @@ class Pools:
         self.short: dict[Pool, None] = {}  # these want more than there was room for, in the order in which they began to
         self.changed = asyncio.Event()  # something happened that may ask for more or fewer containers
         self.force_stop: Callable[[LiveTask, str], None] = lambda task, reason: None
+        self.is_live: Callable[[str], bool] = lambda app_id: True  # whether an app has not stopped
 
     def __iter__(self) -> Iterator[Pool]:
         return iter(list(self._pools.values()))
@@ -53,10 +54,18 @@ class Pools:
         """The pool of a function. Raises NotFound, or WrongState where its app is not published or has stopped."""
         if (pool := self._pools.get(function_id)) is not None:
             if pool.closed:
-                raise errors.WrongState(f"The app of function {pool.function.tag!r} has stopped. Deploy or run it again.")
+                raise _stopped(pool)
             return pool
         record = await self._functions.get(function_id)
         return self._pools.setdefault(function_id, Pool(record))
+
+    async def taking_work(self, function_id: str) -> Pool:
+        """As `of_function`, for new work: also where the app stopped so long ago that no pool of it is left."""
+        pool = await self.of_function(function_id)
+        if not self.is_live(pool.function.app_id):
+            self.drop(pool)
+            raise _stopped(pool)
+        return pool
 
     def find(self, function_id: str) -> Pool | None:
         """The pool of a function, if it is in use."""
@@ -281,3 +290,7 @@ def _delivery(item: LiveInput) -> bytes:
         retry_count=item.retry_count,
         function_map_idx=item.idx if item.call.is_map else None,
     ).SerializeToString()
+
+
+def _stopped(pool: Pool) -> errors.WrongState:
+    return errors.WrongState(f"The app of function {pool.function.tag!r} has stopped. Deploy or run it again.")

@@ -98,8 +98,7 @@ class Web:
         self._edges.send(EdgeCommand(drop_function=platform_pb2.DropFunction(function_id=function_id)))
 
     def _fail(self, function_id: str, status: int, why: str) -> None:
-        failing = platform_pb2.FailWaiting(function_id=function_id, status=status, why=why)
-        self._edges.send(EdgeCommand(fail_waiting=failing))
+        self._edges.send(_failing(function_id, status, why))
 
     def serving_changed(self, pool: Pool) -> None:
         """Some container of a pool serves now, or does not any more."""
@@ -147,7 +146,7 @@ class Web:
             raise errors.OverLimit(f"{record.tag} is served with {MAX_PARAMETER_SETS} sets of parameters, which is the limit.")
         known[bound_id] = asyncio.get_running_loop().time()
         await self._functions.bind(request)
-        self.serving_changed(await self._pools.of_function(bound_id))
+        self.serving_changed(await self._pools.taking_work(bound_id))
         return bound_id
 
     async def collect(self) -> int:
@@ -182,6 +181,10 @@ class Web:
             if pool.is_web and not pool.closed:
                 self._told[pool.function_id] = function = self._function(pool)
                 session.send(EdgeCommand(set_function=function))
+        for load in loads:
+            pool = self._pools.find(load.function_id)
+            if load.waiting and (pool is None or pool.closed):
+                session.send(_failing(load.function_id, 404, "its app has stopped"))
         session.send(EdgeCommand(proxy_tokens=self._tokens.message()))
         self._tunnels.tell(session)
         self._edges.add(session)
@@ -195,7 +198,7 @@ class Web:
 
     async def _find(self, function_id: str) -> None:
         try:
-            await self._pools.of_function(function_id)
+            await self._pools.taking_work(function_id)
         except errors.PilotlightError as error:
             log.info("web_load_of_unknown_function", function_id=function_id, error=str(error))
 
@@ -254,6 +257,10 @@ class Web:
         if pool.single_use and not task.taken:
             task.taken = 1
             self.serving_changed(pool)
+
+
+def _failing(function_id: str, status: int, why: str) -> EdgeCommand:
+    return EdgeCommand(fail_waiting=platform_pb2.FailWaiting(function_id=function_id, status=status, why=why))
 
 
 def summary_of(exception: str) -> str:

@@ -163,6 +163,8 @@ class Dispatch:
                 ticket.set_exception(refusal)
                 ticket.exception()  # whoever asked may have left
         self._on_load(function_id, False)
+        if function is not None:
+            self._forget_if_idle(function)
 
     def keep_only(self, function_ids: Collection[str]) -> None:
         """Drop all others but those that somebody waits for: the server may not have heard of these."""

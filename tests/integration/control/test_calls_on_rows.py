@@ -323,6 +323,11 @@ def test_an_app_that_stops_ends_its_calls(tmp_path: Path) -> None:
         assert len(node.commands("stop_task")) == 1
         await node.exit(task, reason="stopped")
         assert not list(heart.server.pools) and heart.server.calls.live_counts() == (0, 0)
+        for _ in range(2):
+            with pytest.raises(errors.WrongState, match="has stopped"):
+                await heart.call(function_id, key="another")
+            assert not list(heart.server.pools)
+            await heart.restart()
 
     beat(tmp_path, scenario)
 

@@ -248,6 +248,20 @@ def test_a_restarted_server_knows_routes_and_who_serves(tmp_path: Path) -> None:
     beat(tmp_path, scenario)
 
 
+def test_an_edge_that_was_away_learns_that_what_it_waits_for_has_gone(tmp_path: Path) -> None:
+    async def scenario(heart: Heart) -> None:
+        function_id, _, _ = await begin(heart)
+        function = await heart.server.functions.get(function_id)
+        await heart.server.apps.stop(function.app_id, "a test wants it")
+        edge = FakeEdge(heart)
+        waiting = [platform_pb2.WebLoad(function_id=gone, waiting=1) for gone in (function_id, "fu-never")]
+        await edge.connect(*waiting, platform_pb2.WebLoad(function_id="fu-running", running={"ta-1": 1}))
+        failed = await edge.heard("fail_waiting")
+        assert [(each.function_id, each.status) for each in failed] == [(function_id, 404), ("fu-never", 404)]
+
+    beat(tmp_path, scenario)
+
+
 def test_a_label_goes_to_who_deploys_last(tmp_path: Path) -> None:
     async def scenario(heart: Heart) -> None:
         wish = ASGI | {"requested_suffix": "shop", "custom_domains": [{"name": "shop.example.com"}]}
