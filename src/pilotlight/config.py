@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pilotlight.core.gpus import parse_inventory, parse_shares
+from pilotlight.core.node_labels import parse_labels
 from pilotlight.core.tunnels import Place, parse_ports, place_of
 
 RUN_ROOT = Path("/run")
@@ -56,6 +57,11 @@ def _absolute_or_none(path: str | Path | None) -> Path | None:
 
 def _inventory(text: str) -> str:
     parse_inventory(text)
+    return text
+
+
+def _labels(text: str) -> str:
+    parse_labels(text)
     return text
 
 
@@ -111,6 +117,7 @@ class Settings(BaseSettings):
     reject_unplaceable: bool = False  # they fail at once
     milli_cpu: int = 0  # what this node offers to containers; 0: all there is
     memory_mib: int = 0
+    node_labels: Annotated[str, AfterValidator(_labels)] = ""  # "region=us-east,cloud=aws": what is said of this node
     gpus: Annotated[str, AfterValidator(_inventory)] = ""  # "A10G:2,H100:8": declared; "none"; empty: those that the driver knows
     gpu_share: Annotated[str, AfterValidator(_shares)] = ""  # "A10G=4": so many containers share one; empty: none is shared
     main_module: str = "pilotlight.main"  # what the supervisor runs as server, edge and node; tests put a stub here

@@ -52,10 +52,13 @@ RATE = Rate()
 @click.option("--gpus", metavar="KIND:N[,…]", help="GPUs that this machine is said to have, or none (default: those it has).")
 @click.option("--reject-unplaceable", is_flag=True, default=None, help="Inputs that no node could ever run fail at once.")
 @click.option("--gpu-share", metavar="KIND=N[,…]", help="Let so many containers share a GPU of a kind (default: one has it alone).")
+@click.option(
+    "--label", "labels", metavar="NAME=VALUE", multiple=True, help="Say of this node where it is: region=us-east, cloud=aws."
+)
 @state_option
-def up(detach: bool, state: Path | None, domain: str | None, **flags: object) -> None:
+def up(detach: bool, state: Path | None, domain: str | None, labels: tuple[str, ...], **flags: object) -> None:
     """Start the platform on this machine."""
-    settings = settings_for(state, web_domain=domain, **flags)
+    settings = settings_for(state, web_domain=domain, node_labels=",".join(labels) or None, **flags)
     running = bring_up(settings, detach=detach, announce=_announce)
     if running is not None:
         click.echo(f"Pilotlight is already running (pid {running.pid}): API {running.api}, web {running.web}")

@@ -193,6 +193,7 @@ _OPTION_FIELDS = {
     "target_concurrent_inputs": "target_concurrent_inputs",
     "max_concurrent_inputs": "max_concurrent_inputs",
     "batch_max_size": "batch_max_size",
+    "cloud_provider_str": "cloud_provider_str",
     "batch_linger_ms": "batch_linger_ms",
 }
 _AUTOSCALER_FIELDS = {
@@ -212,7 +213,7 @@ def with_options(function: api_pb2.Function, options: api_pb2.FunctionOptions) -
             setattr(changed, target, getattr(options, name))
             if name in _AUTOSCALER_FIELDS:
                 setattr(changed.autoscaler_settings, _AUTOSCALER_FIELDS[name], getattr(options, name))
-    for name in ("resources", "retry_policy"):
+    for name in ("resources", "retry_policy", "scheduler_placement"):
         if options.HasField(name):
             getattr(changed, name).CopyFrom(getattr(options, name))
     for name, replace in (("secret_ids", options.replace_secret_ids), ("volume_mounts", options.replace_volume_mounts)):

@@ -11,7 +11,8 @@ NO_LABELS: Mapping[str, frozenset[str]] = {}
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What one container asks for. `labels`: of each of these the node must carry one of the values."""
+    """What one container asks for. `labels`: a node that carries one of these must carry one of the values, or something within it;
+    a node that carries none of that name says nothing against it, and is taken where no better one has room."""
 
     milli_cpu: int
     memory_mib: int
@@ -43,7 +44,7 @@ class NodeView:
         return (
             need.memory_mib <= self.memory_mib
             and need.milli_cpu <= self.milli_cpu
-            and all(self.labels.get(name) in values for name, values in need.labels.items())
+            and self._suits(need)
             and (need.gpu is None or any(self.gpus[kind] >= need.gpu.count for kind in need.gpu.kinds(self.gpus)))
         )
 
@@ -55,8 +56,22 @@ class NodeView:
             and need.milli_cpu <= self.milli_cpu
             and self.containers < self.max_containers
             and not self.cordoned
-            and (not need.labels or all(self.labels.get(name) in values for name, values in need.labels.items()))
+            and self._suits(need)
         )
+
+    def _suits(self, need: Need) -> bool:
+        return not need.labels or all(
+            name not in self.labels or is_within(self.labels[name], values) for name, values in need.labels.items()
+        )
+
+    def promises(self, need: Need) -> int:
+        """How much of what is asked for the node says of itself."""
+        return sum(name in self.labels for name in need.labels)
+
+
+def is_within(place: str, wanted: frozenset[str]) -> bool:
+    """Whether a place is one of those, or lies in one: "us-east-1" in "us-east" and in "us"."""
+    return any(place == one or place.startswith(f"{one}-") for one in wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +142,11 @@ def _place_one(nodes: Sequence[NodeView], need: Need, rank: int, extra_starting:
             continue
         free_mib = node.memory_mib - node.used_memory_mib
         if gpu is None:
-            score = (0.0 if node.gpus else 1.0, free_mib, -node.containers)
+            score = (node.promises(need), 0.0 if node.gpus else 1.0, free_mib, -node.containers)
         else:
             # The very kind that was asked for before a better one, then where the fewest are left over.
-            score = (-serving[tuple(node.gpus)].index(kind), -(node.free_gpus[kind] - gpu.count), free_mib)
+            rarity = -serving[tuple(node.gpus)].index(kind)
+            score = (node.promises(need), rarity, -(node.free_gpus[kind] - gpu.count), free_mib)
         if best is None or score > best_score:
             best, best_score, best_kind = node, score, kind
     return (Placed(best.node_id, best_kind, rank) if best is not None else None), crowded
@@ -164,9 +180,9 @@ def _why_never(nodes: Sequence[NodeView], needs: Sequence[Need]) -> str:
         return f"needs {' or '.join(map(str, wishes))}, this platform has {_inventory(nodes)}"
     need = needs[0]
     for name, values in need.labels.items():
-        if not any(node.labels.get(name) in values for node in nodes):
-            have = sorted({node.labels[name] for node in nodes if name in node.labels})
-            return f"needs {name}={'|'.join(sorted(values))}, this platform has {', '.join(have) or f'no node with a {name}'}"
+        if all(name in node.labels and not is_within(node.labels[name], values) for node in nodes):
+            have = sorted({node.labels[name] for node in nodes})
+            return f"needs {name}={'|'.join(sorted(values))}, this platform has {', '.join(have)}"
     largest = max(nodes, key=lambda node: (node.memory_mib, node.milli_cpu))
     return f"needs {_size(need)}, the largest node has {largest.milli_cpu / 1000:g} CPUs and {largest.memory_mib} MiB"
 

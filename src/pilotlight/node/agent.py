@@ -19,6 +19,7 @@ import structlog
 from pilotlight.config import Settings
 from pilotlight.core import ids
 from pilotlight.core.containers import ContainerSpec
+from pilotlight.core.node_labels import parse_labels
 from pilotlight.images.builder import Builder
 from pilotlight.images.clients import ClientPackages
 from pilotlight.images.layers import LayerStore
@@ -217,6 +218,7 @@ class Agent:
             gpus=self._gpus.told(),
             builds=self._builds.held(),
             log_epoch=self._outbox.log_epoch,
+            labels=parse_labels(self._settings.node_labels),
         )
 
     def _welcomed(self, unknown: Sequence[str]) -> None:

@@ -132,6 +132,8 @@ def test_more_than_one_node_has_can_never_fit() -> None:
 def test_labels_choose_nodes_and_are_named_where_none_has_them() -> None:
     there = Need(125, 128, labels={"region": frozenset({"us-east"})})
     assert place([node("a"), node("b", labels={"region": "us-east"})], there) == Placed("b")
+    assert place([node("a", labels={"region": "us-east-1"}), node("b")], there) == Placed("a")
+    assert place([node("a", labels={"region": "eu"}), node("b")], there) == Placed("b")  # of b nobody has said where it is
     unplaced = place([node("a", labels={"region": "eu"})], there)
     assert isinstance(unplaced, Unplaced) and unplaced.never and "region=us-east" in unplaced.why and "eu" in unplaced.why
 
