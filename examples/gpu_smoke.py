@@ -12,6 +12,7 @@ from typing import Any
 import modal
 
 app = modal.App("gpu-smoke")
+torch_app = modal.App("gpu-smoke-torch")  # an app of its own, so that its large image is built only for who asks for it
 with_torch = modal.Image.debian_slim().pip_install("torch", "numpy")
 QUERY = ("nvidia-smi", "--query-gpu=uuid,name,memory.total", "--format=csv,noheader")
 
@@ -38,7 +39,7 @@ class Plain:
         return {"error": "", "kind": os.environ["MODAL_GPU_TYPE"], "given": given, "seen": seen, "nodes": nodes()}
 
 
-@app.cls(gpu="any", image=with_torch)
+@torch_app.cls(gpu="any", image=with_torch)
 class Torch:
     @modal.method()
     def multiply(self) -> str:
@@ -79,5 +80,6 @@ def main(gpu: str = "any", torch: bool = False) -> None:
         raise SystemExit(f"A container that asked for no GPU has {environment or devices}.")
     print("a container without a GPU sees none")
     if torch:
-        print(Torch.with_options(gpu=gpu)().multiply.remote())
+        with modal.enable_output(), torch_app.run():
+            print(Torch.with_options(gpu=gpu)().multiply.remote())
     print("all is well")

@@ -247,15 +247,12 @@ def test_unknown_names_and_missing_features_are_named(platform: Platform, progra
     assert "'cli-nowhere'" in refused(platform, "app", "stop", "--yes", "cli-nowhere")
     for feature, arguments in {
         "from 1 to 8": "gpu='T4:9'",
-        "volumes": "volumes={'/data': modal.Volume.from_name('v', create_if_missing=True)}",
-        "schedules": "schedule=modal.Period(hours=1)",
-        "web functions": ")\n@modal.web_server(8000",
+        "building an image by running a function": "image=modal.Image.debian_slim().run_function(print)",
         "'cli-nowhere' not found": "secrets=[modal.Secret.from_name('cli-nowhere')]",
     }.items():
         path = tmp_path / "asks.py"
         path.write_text(f"import modal\n\napp = modal.App('cli-asks')\n\n\n@app.function({arguments})\ndef asks(): ...\n")
         assert feature in refused(platform, "deploy", str(path))
-    assert "volumes" in refused(platform, "volume", "list")
     lookup = "import modal; modal.Function.from_name('cli-nowhere', 'add').remote(1)"
     assert "App 'cli-nowhere' not found in environment 'main'" in platform.try_run("-c", lookup).text
 

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable
 
 import pytest
-from conftest import Platform
+from conftest import REPOSITORY, Platform
 
 pytestmark = pytest.mark.e2e
 
@@ -33,3 +33,8 @@ def test_who_has_a_gpu_is_shown_and_known_after_deaths(platform: Platform) -> No
     run.signal(signal.SIGINT)
     run.end()
     platform.modal("run", "gpus.py::both")  # which needs all there are
+
+
+def test_the_smoke_test_says_that_declared_gpus_are_not_real(platform: Platform) -> None:
+    done = platform.try_run("-m", "modal", "run", str(REPOSITORY / "examples" / "gpu_smoke.py"))
+    assert done.code and "nvidia-smi gives no answer in the container: there is no nvidia-smi" in done.text, done.text
