@@ -12,6 +12,7 @@ from pilotlight.control.apps import AppRecord, Apps
 from pilotlight.control.autoscalers import Autoscalers
 from pilotlight.control.blobs import Blobs
 from pilotlight.control.call_graph import CallGraphs
+from pilotlight.control.call_lists import CallLists
 from pilotlight.control.calls import Calls
 from pilotlight.control.cordons import Cordons
 from pilotlight.control.dicts import Dicts
@@ -248,7 +249,6 @@ class Server:
         self.apps.on_stop = self._app_stopped
         self.apps.on_change = self._app_changed
         self.pools.is_live = self.apps.is_live
-        self.pools.is_live = self.apps.is_live
         self._listeners: list[GrpcServer] = []
         self._stream_listeners: list[Listener[platform_pb2.FromNode] | Listener[platform_pb2.FromEdge]] = []
 
@@ -289,7 +289,9 @@ class Server:
             ),
             EnvironmentHandlers(self.environments),
             apps,
-            StatisticsHandlers(self.statistics, apps),
+            StatisticsHandlers(
+                self.statistics, apps, CallLists(database=self.database, functions=self.functions, pools=self.pools)
+            ),
             FunctionHandlers(self.apps, self.functions, self.pools, self.autoscalers, self.tokens, self.web_routes),
             CallHandlers(self.calls, CallGraphs(self.database, self.functions), self.signing_key),
             ImageHandlers(self.images),

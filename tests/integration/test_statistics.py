@@ -93,6 +93,16 @@ def test_what_the_command_line_shows_of_a_function(half: modal.Function) -> None
     assert command("function", "info", "counted/half")
 
 
+def test_calls_are_listed_by_time(half: modal.Function) -> None:
+    newest = told("function", "calls", "counted/half")
+    assert sorted(call["status"] for call in newest)[:3] == ["failure"] * 3
+    assert all(call["container_id"].startswith("ta-") and call["execution_time_seconds"] < 10 for call in newest)
+    oldest_first = told("function", "calls", "counted/half", "--since", "1h")
+    assert [call["function_call_id"] for call in oldest_first] == [call["function_call_id"] for call in reversed(newest)]
+    assert told("function", "calls", "counted/half", "--since", "3h", "--until", "2h") == []
+    assert "Failure" in command("function", "calls", "counted/half", "--tail", "5")
+
+
 def test_what_an_app_did(half: modal.Function, client: modal.Client) -> None:
     stats = modal.App.lookup("counted", client=client).stats()
     counts = stats.functions["half"].counts

@@ -18,7 +18,6 @@ _FEATURES: dict[str, str] = {
     "Endpoint": "hosted model endpoints",
     "Environment": "roles and budgets of environments",
     "Flash": "flash services",
-    "FunctionCall": "lists of calls by time",
     "FunctionCallGetDataIn": "web functions",
     "FunctionGetFlash": "flash services",
     "FunctionGetMetrics": "statistics of functions",

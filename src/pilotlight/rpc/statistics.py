@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from google.protobuf.timestamp_pb2 import Timestamp
 from modal_proto import api_pb2
 
+from pilotlight.control.call_lists import CallLists
 from pilotlight.control.statistics import MemberReport, Span, Statistics
 from pilotlight.core.statistics import percentiles
 from pilotlight.rpc.apps import AppHandlers
@@ -14,9 +15,10 @@ from pilotlight.rpc.framework import Caller
 class StatisticsHandlers:
     """Statistics as the client sees them."""
 
-    def __init__(self, statistics: Statistics, apps: AppHandlers) -> None:
+    def __init__(self, statistics: Statistics, apps: AppHandlers, call_lists: CallLists) -> None:
         self._statistics = statistics
         self._apps = apps
+        self._call_lists = call_lists
 
     async def FunctionGetTimeRangeStats(
         self, caller: Caller, request: api_pb2.FunctionGetTimeRangeStatsRequest
@@ -57,6 +59,29 @@ class StatisticsHandlers:
             reply.functions.by_name[name].object_id = report.function_id
             _add(reply.functions.by_name[name].counts, report)
             _add(reply.functions.total, report)
+        return reply
+
+    async def FunctionCallFetch(
+        self, caller: Caller, request: api_pb2.FunctionCallFetchRequest
+    ) -> api_pb2.FunctionCallFetchResponse:
+        function_id, with_variants = request.function_id, request.all_variants
+        if request.HasField("range"):
+            since, until = _seconds(request.range.since), _seconds(request.range.until)
+            infos = await self._call_lists.between(function_id, since, until, request.range.limit, with_variants=with_variants)
+        else:
+            infos = await self._call_lists.newest(function_id, request.tail.count, with_variants=with_variants)
+        return api_pb2.FunctionCallFetchResponse(function_call_inputs=infos)
+
+    async def FunctionCallCount(
+        self, caller: Caller, request: api_pb2.FunctionCallCountRequest
+    ) -> api_pb2.FunctionCallCountResponse:
+        since, until = _seconds(request.since), _seconds(request.until)
+        reply = api_pb2.FunctionCallCountResponse()
+        for row in await self._call_lists.counts(
+            request.function_id, since, until, request.bucket_secs, with_variants=request.all_variants
+        ):
+            start = Timestamp(seconds=int(row.start), nanos=int(row.start % 1 * 1e9))
+            reply.buckets.add(bucket_start_at=start, count=row.n)
         return reply
 
     async def FunctionListVariants(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, or_, select
+from sqlalchemy import Connection, Row, Select, func, or_, select
 
 from pilotlight.core.inputs import Recorded
 from pilotlight.store.tables import calls, deployments, functions, inputs, outputs, tasks
@@ -67,3 +67,39 @@ def deployments_within(connection: Connection, app_id: str, since: float, until:
     at = deployments.c.deployed_at
     query = select(func.count()).select_from(deployments).where(deployments.c.app_id == app_id, at >= since, at < until)
     return connection.execute(query).scalar_one()
+
+
+def newest_inputs(connection: Connection, function_ids: Sequence[str], limit: int) -> list[Row[*tuple[Any, ...]]]:
+    """The inputs of the newest calls, newest first; columns as in `inputs_between`."""
+    query = _inputs_of(function_ids).order_by(calls.c.created_at.desc(), inputs.c.idx.desc())
+    return list(connection.execute(query.limit(limit)))
+
+
+def inputs_between(
+    connection: Connection, function_ids: Sequence[str], since: float, until: float, limit: int
+) -> list[Row[*tuple[Any, ...]]]:
+    """(input_id, call_id, called_at, item, status, task_id) of the inputs of calls of the span, oldest first.
+
+    The last three are None for inputs without an output.
+    """
+    query = _inputs_of(function_ids).where(calls.c.created_at >= since, calls.c.created_at < until)
+    return list(connection.execute(query.order_by(calls.c.created_at, inputs.c.idx).limit(limit)))
+
+
+def input_counts(
+    connection: Connection, function_ids: Sequence[str], since: float, until: float, bucket_s: int
+) -> list[Row[*tuple[Any, ...]]]:
+    """(start, n) of the inputs of calls of the span, by buckets of so many seconds."""
+    at = calls.c.created_at
+    start = (func.floor((at - since) / bucket_s) * bucket_s + since).label("start")
+    query = select(start, func.count().label("n")).select_from(calls.join(inputs, inputs.c.call_id == calls.c.call_id))
+    query = query.where(calls.c.function_id.in_(function_ids), at >= since, at < until)
+    return list(connection.execute(query.group_by(start).order_by(start)))
+
+
+def _inputs_of(function_ids: Sequence[str]) -> Select[*tuple[Any, ...]]:
+    joined = calls.join(inputs, inputs.c.call_id == calls.c.call_id)
+    joined = joined.outerjoin(outputs, outputs.c.input_id == inputs.c.input_id)
+    columns = (inputs.c.input_id, calls.c.call_id, calls.c.created_at.label("called_at"))
+    query = select(*columns, outputs.c.item, outputs.c.status, outputs.c.task_id).select_from(joined)
+    return query.where(calls.c.function_id.in_(function_ids))
