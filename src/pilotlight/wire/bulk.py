@@ -11,7 +11,7 @@ import struct
 from typing import Any
 
 from grpclib.protocol import Stream
-from hyperframe.frame import DataFrame
+from hyperframe.frame import Frame
 
 LARGE_BYTES = 64 * 1024  # a message below is left to the library
 BURST_BYTES = 512 * 1024  # in one write
@@ -61,9 +61,5 @@ def _frames(data: memoryview, stream_id: int, frame_bytes: int) -> list[bytes | 
     return pieces
 
 
-def _no_body(_: DataFrame) -> str:
-    return "..."
-
-
-# The library describes each frame for its log, whether or not anyone reads that, and writes a frame's data out in hex for it.
-DataFrame._body_repr = _no_body  # pyright: ignore[reportPrivateUsage]
+# The library describes each frame for its log, whether or not anyone reads that: flags, fields, and the data in hex.
+Frame.__repr__ = object.__repr__
