@@ -11,12 +11,13 @@ PYTHON ?= $(shell for p in /usr/bin/python3 python3.13 python3.12 python3.11 pyt
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=PILOTLIGHT_STATE)
 PACKAGES := crun catatonit skopeo mmdebstrap nftables iproute2 python3-venv libnss-myhostname ca-certificates debian-archive-keyring git curl
 VENV := .venv
-NODE_PROJECTS := tests/typescript examples/typescript
+BUCKET_PACKAGES := rclone fuse3
+NODE_PROJECTS := tests/typescript examples/typescript tests/s3
 PILOTLIGHT := $(if $(SUDO),$(SUDO) )$(VENV)/bin/pilotlight
 LOCKING := --universal --python-version 3.11 --generate-hashes --no-annotate --quiet \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --upgrade
 
-.PHONY: setup packages environment environment-dev environment-oldest environment-node demo check test unit integration e2e bench lock
+.PHONY: setup packages environment environment-dev environment-oldest environment-node environment-buckets demo check test unit integration e2e bench lock
 
 setup: environment  ## install what is missing: Debian packages, .venv with the project and its pinned dependencies
 
@@ -45,6 +46,9 @@ define install
 	$(if $(3),$(1)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .)
 	echo "$$stamp" > $(1)/.installed-$(2)
 endef
+
+environment-buckets:  ## what a machine needs to mount buckets, and their tests
+	$(MAKE) packages PACKAGES="$(BUCKET_PACKAGES)"
 
 environment: packages
 	$(call install,$(VENV),requirements.lock,project)
@@ -112,10 +116,10 @@ endef
 integration: environment-dev environment-oldest environment-node
 	$(call suite,tests/integration)
 
-e2e: environment-dev environment-oldest environment-node
+e2e: environment-dev environment-oldest environment-node environment-buckets
 	$(call suite,tests/e2e)
 
-test: check environment-oldest environment-node  ## everything, on a bare clone too
+test: check environment-oldest environment-node environment-buckets  ## everything, on a bare clone too
 	$(VENV)/bin/pytest tests/unit
 	$(call suite,tests/integration)
 	$(call suite,tests/e2e)

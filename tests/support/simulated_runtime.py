@@ -24,6 +24,7 @@ from pilotlight.images.mounts import LocalContent, Mounts
 from pilotlight.images.steps import Say
 from pilotlight.images.surroundings import Surroundings
 from pilotlight.node.agent import Agent, node_id_of
+from pilotlight.node.buckets import Buckets
 from pilotlight.node.garbage import NodeGarbage
 from pilotlight.node.gpus import GpuRuntime, Gpus
 from pilotlight.node.output import OutputPipe
@@ -198,4 +199,5 @@ def simulated_agent(
     layers = LayerStore(settings.layers_dir)
     garbage = NodeGarbage(layers, LocalImages(settings, layers), packer.mounts)
     gpus = gpus or Gpus.open(settings, node_id_of(settings))
-    return Agent(settings, GpuRuntime(runtime, gpus), packer, SimulatedBuilder(), Surroundings(), garbage, gpus)
+    buckets = Buckets(directory / "buckets", lambda: -1, {})
+    return Agent(settings, GpuRuntime(runtime, gpus), packer, SimulatedBuilder(), Surroundings(), garbage, gpus, buckets)

@@ -38,6 +38,8 @@ PROGRAMS: Mapping[str, Program] = {
     "ip": Program("gives containers their network", "iproute2"),
     "mmdebstrap": Program("makes base images where no registry answers", "mmdebstrap"),
     "skopeo": Program("fetches images from registries", "skopeo", needed=False),
+    "rclone": Program("mounts buckets (modal.CloudBucketMount)", "rclone", needed=False),
+    "fusermount3": Program("mounts buckets (modal.CloudBucketMount)", "fuse3", needed=False),
     "uv": Program("installs the client's dependencies for containers", ""),
 }
 

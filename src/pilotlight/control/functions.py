@@ -13,6 +13,7 @@ from typing import Any
 from modal_proto import api_pb2
 from sqlalchemy import Connection, Row
 
+from pilotlight.control.bucket_mounts import check_buckets
 from pilotlight.control.volume_mounts import checked_mounts, mounts_of
 from pilotlight.control.web_definitions import Naming, follow_addresses, hand_out_addresses
 from pilotlight.core import errors, ids
@@ -216,7 +217,12 @@ def with_options(function: api_pb2.Function, options: api_pb2.FunctionOptions) -
     for name in ("resources", "retry_policy", "scheduler_placement"):
         if options.HasField(name):
             getattr(changed, name).CopyFrom(getattr(options, name))
-    for name, replace in (("secret_ids", options.replace_secret_ids), ("volume_mounts", options.replace_volume_mounts)):
+    replaced = {
+        "secret_ids": options.replace_secret_ids,
+        "volume_mounts": options.replace_volume_mounts,
+        "cloud_bucket_mounts": options.replace_cloud_bucket_mounts,
+    }
+    for name, replace in replaced.items():
         if replace:
             changed.ClearField(name)  # pyright: ignore[reportArgumentType]
         getattr(changed, name).extend(getattr(options, name))
@@ -229,8 +235,7 @@ def refuse_unbuilt(function: api_pb2.Function) -> None:
     lacking = {
         "sticky sessions (@modal.sessioned)": function.is_sessioned,
         "flash containers (modal.experimental.http_server)": function.HasField("http_config") and not function.is_server,
-        "bucket mounts": bool(function.cloud_bucket_mounts or function.s3_mounts),
-        "proxies": bool(function.proxy_id),
+        "proxies (leave proxy= out: containers of a machine all leave by its own address)": bool(function.proxy_id),
         "clusters (@clustered)": bool(function._experimental_group_size),  # pyright: ignore[reportPrivateUsage]
         "building an image by running a function (Image.run_function)": function.is_builder_function,
     }
@@ -303,6 +308,7 @@ class Functions:
         alternatives = alternatives_of(request)
         refuse_unbuilt(function)
         checked_mounts(mounts_of(function), f"Function {function.function_name!r}")
+        check_buckets(function, f"Function {function.function_name!r}")
         check_gpus(function.function_name, (function.resources, *alternatives))
         check_schedule(function, None if for_run else schedule)
         function_id = request.existing_function_id or ids.derived(ids.FUNCTION, request.app_id, function.function_name, key)
@@ -334,6 +340,7 @@ class Functions:
         base = await self.get(request.function_id)
         changed = with_options(base.definition, request.function_options)
         checked_mounts(mounts_of(changed), f"Function {base.tag!r}")
+        check_buckets(changed, f"Function {base.tag!r}")
         check_gpus(base.tag, [changed.resources])
         options = _options_of(request)
         bound_id = self.bound_id(base, request)
@@ -385,6 +392,10 @@ class Functions:
             if before != record.definition_id:
                 changed.append((record, before))
         return changed
+
+    def forget_one(self, function_id: str) -> None:
+        """Drop what is cached of a function that nobody uses."""
+        self._records.pop(function_id, None)
 
     def forget(self, app_id: str) -> None:
         """Drop what is cached of an app that has ended."""

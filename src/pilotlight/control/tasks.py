@@ -194,6 +194,7 @@ class Tasks:
             milli_cpu_limit=resources.milli_cpu_max,
             memory_mib=task.memory_mib,
             memory_limit_mib=resources.memory_mb_max,
+            ephemeral_disk_mib=resources.ephemeral_disk_mb,
             startup_timeout_s=function.startup_timeout_secs or function.timeout_secs or DEFAULT_STARTUP_TIMEOUT_S,
             input_timeout_s=function.timeout_secs or DEFAULT_INPUT_TIMEOUT_S,
             block_network=function.block_network,

@@ -57,6 +57,10 @@ class Surroundings:
     apt_conf: Path | None = None  # proxies and the like of the host's apt
     apt: AptSources = AptSources()
 
+    def own_env(self) -> dict[str, str]:
+        """For a program of this machine that speaks to the outside."""
+        return {**self.proxies, **({"SSL_CERT_FILE": str(self.ca_bundle)} if self.ca_bundle else {})}
+
     def container_env(self) -> dict[str, str]:
         """For a process in a container: nothing that names the host itself or its files."""
         env = {name: value for name, value in self.proxies.items() if name.upper() == "NO_PROXY" or not _names_this_machine(value)}

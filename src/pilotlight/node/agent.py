@@ -26,6 +26,7 @@ from pilotlight.images.layers import LayerStore
 from pilotlight.images.local import LocalImages
 from pilotlight.images.mounts import LocalContent, Mounts
 from pilotlight.images.surroundings import Surroundings, surroundings_of
+from pilotlight.node.buckets import Buckets
 from pilotlight.node.builds import Builds, ImageBuilder
 from pilotlight.node.garbage import NodeGarbage
 from pilotlight.node.gateway import Gateway, prepare_directory
@@ -60,12 +61,14 @@ class Agent:
         surroundings: Surroundings,
         garbage: NodeGarbage,
         gpus: Gpus,
+        buckets: Buckets,
     ) -> None:
         self._settings = settings
         self._runtime = runtime
         self._packer = packer
         self._surroundings = surroundings
         self._volumes = VolumeDirectories(settings.volumes_path)
+        self._buckets = buckets
         self._outbox = Outbox()
         self._builds = Builds(builder, self._outbox)
         self._relay = Relay(settings)
@@ -87,6 +90,7 @@ class Agent:
         shutil.rmtree(self._tasks_dir, ignore_errors=True)
         self._tasks_dir.mkdir(parents=True)
         self._tasks_dir.chmod(0o711)
+        self._buckets.sweep()
         await self._web.open()
         loop = asyncio.get_running_loop()
 
@@ -187,6 +191,7 @@ class Agent:
         except Exception as error:  # a fault of ours in one task must not take the others down
             log.error("task_crashed", task_id=task.task_id, exc_info=error)
         finally:
+            await self._buckets.unmount(task.task_id)
             del self._tasks[task.task_id]
             shutil.rmtree(self._tasks_dir / task.task_id, ignore_errors=True)
 
@@ -200,7 +205,7 @@ class Agent:
         arguments.chmod(0o644)
         edge_host = urlsplit(self._settings.container_edge_url).hostname or ""
         spec = spec_of(request, packed, socket_path, arguments, self._surroundings, edge_host)
-        return self._volumes.mounted(spec, request.volumes)
+        return await self._buckets.mounted(self._volumes.mounted(spec, request.volumes), request.buckets)
 
     # ---- the link ----
 
@@ -248,7 +253,9 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
         gpus = await asyncio.to_thread(Gpus.open, settings, node_id_of(settings))
         starter = GpuRuntime(runtime, gpus)
         builder = Builder(settings, starter, layers, mounts)
-        agent = Agent(settings, starter, packer, builder, surroundings_of(settings), garbage, gpus)
+        surroundings = surroundings_of(settings)
+        buckets = Buckets(settings.run_dir / "buckets", lambda: runtime.mount_namespace, surroundings.own_env())
+        agent = Agent(settings, starter, packer, builder, surroundings, garbage, gpus, buckets)
         running = asyncio.get_running_loop().create_task(agent.run())
         known = asyncio.get_running_loop().create_task(agent.connected.wait())
         known.add_done_callback(lambda done: None if done.cancelled() else ready())

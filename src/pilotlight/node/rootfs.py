@@ -77,6 +77,11 @@ class Stage:
                 os.close(fd)
         self._base = self._user_namespace = -1
 
+    @property
+    def namespace(self) -> int:
+        """A descriptor of the base mount namespace: what is mounted there, each container can be given."""
+        return self._base
+
     def _enter_base(self) -> None:
         syscalls.unshare(syscalls.CLONE_FS)
         syscalls.setns(self._base, syscalls.CLONE_NEWNS)

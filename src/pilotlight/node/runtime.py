@@ -45,6 +45,11 @@ class Runtime:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._is_open = False
 
+    @property
+    def mount_namespace(self) -> int:
+        """A descriptor of the mount namespace in which containers are put together; what is mounted there goes with this process."""
+        return self._setup.namespace
+
     async def open(self) -> None:
         """Sweep away what a former agent left, then make bridge, rules, groups and the DNS forwarder."""
         syscalls.become_subreaper()  # a started container's first process is then our child, and its exit code ours to collect

@@ -23,7 +23,7 @@ import structlog
 from pilotlight.config import Settings
 from pilotlight.core import errors
 from pilotlight.core.containers import ContainerSpec
-from pilotlight.node import bundle, cgroups, dns, syscalls
+from pilotlight.node import bundle, cgroups, disk, dns, syscalls
 from pilotlight.node.memory import offered_mib
 from pilotlight.node.network import Network, Port
 from pilotlight.node.rootfs import IdMap, Stage, Upper
@@ -76,6 +76,7 @@ class Setup:
         self._scratch_dir = settings.node_dir / "scratch"
         self._stage = Stage(settings.run_dir / "stage", ids)
         self._groups = cgroups.Groups(f"pilotlight-{settings.instance}", cgroups.own_places(), offered_mib(settings))
+        self._disk_mib = settings.ephemeral_disk_mib
         self._runtime = settings.oci_runtime
         self._runtime_dir = settings.run_dir / "oci"
         self._init = Path()
@@ -85,6 +86,11 @@ class Setup:
     def threads(self) -> ThreadPoolExecutor:
         """Where `start` and `clean_up` must be called."""
         return self._stage.threads
+
+    @property
+    def namespace(self) -> int:
+        """A descriptor of the mount namespace in which `start` finds the sources of binds."""
+        return self._stage.namespace
 
     def open(self) -> None:
         """Sweep, then make what all containers share."""
@@ -189,8 +195,7 @@ class Setup:
 
     def _reserve(self, spec: ContainerSpec, started: Started) -> None:
         started.directory.mkdir(mode=0o711)
-        for name in (started.upper.name, started.upper.work):
-            (started.upper.parent / name).mkdir(parents=True, exist_ok=True)
+        _make_upper(started.upper)
         if not spec.block_network:
             started.port = self.network.take_port()
         self._write_own_files(started)
@@ -213,6 +218,10 @@ class Setup:
             os.chown(path, self._ids.first, self._ids.first)
 
     def _create(self, spec: ContainerSpec, started: Started, stdout: int, stderr: int) -> None:
+        if (disk_mib := spec.disk_limit_mib or self._disk_mib) and not started.upper.durable:
+            with started.step("disk"):
+                disk.limit(started.upper.parent, disk_mib)
+                _make_upper(started.upper)
         with started.step("overlay"):
             self._stage.mount_root((started.directory / "points", *spec.layers), started.upper)
             user = find_user(spec.user, self._stage.root)
@@ -292,6 +301,11 @@ class Setup:
                 f"({self._runtime} {arguments[0]} ended with code {result.returncode}). `pilotlight doctor` tells what is missing.",
                 command=command,
             )
+
+
+def _make_upper(upper: Upper) -> None:
+    for name in (upper.name, upper.work):
+        (upper.parent / name).mkdir(parents=True, exist_ok=True)
 
 
 def _make_mount_points(directory: Path, spec: ContainerSpec) -> None:

@@ -29,7 +29,7 @@ _FEATURES: dict[str, str] = {
     "Metrics": "exported metrics",
     "ObjectSuggest": "suggestions of the command line",
     "PersistentSandbox": "persistent sandboxes",
-    "Proxy": "proxies",
+    "Proxy": "proxies; containers of a machine all leave by its own address, so leave them out where there is one machine",
     "Sandbox": "sandboxes",
     "Server": "modal.Server",
     "ServiceUser": "service users",
