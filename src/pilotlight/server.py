@@ -21,6 +21,7 @@ from pilotlight.control.environments import Environments
 from pilotlight.control.functions import Functions
 from pilotlight.control.garbage import Ages, Garbage
 from pilotlight.control.gpu_tasks import GpuTasks
+from pilotlight.control.idle_pools import IdlePools
 from pilotlight.control.image_names import ImageNames
 from pilotlight.control.images import Images
 from pilotlight.control.mounts import Mounts
@@ -352,6 +353,7 @@ class Server:
         """The reconcilers, each to be run as a task."""
         clock = asyncio.get_running_loop().time
         scale = self.scale_loop(clock)
+        idle_pools = IdlePools(pools=self.pools, calls=self.calls, functions=self.functions, autoscalers=self.autoscalers)
         expire = ExpireLoop(
             apps=self.apps,
             output_log=self.output_log,
@@ -367,6 +369,7 @@ class Server:
                 "idle_maps": self.calls.forget_idle_maps,
                 "stopped_routes": self.web_routes.collect,
                 "parameter_sets": self.web.collect,
+                "idle_pools": idle_pools.collect,
                 "webhook_deliveries": self.webhooks.collect,
             },
             now=time.time,

@@ -91,6 +91,10 @@ class Autoscalers:
         self._settings[record.function_id] = (record.definition_id, settings)
         return settings
 
+    def forget(self, function_id: str) -> None:
+        """Drop what is cached of a function that nobody uses."""
+        self._settings.pop(function_id, None)
+
     async def configuration(self, function_id: str) -> Configuration:
         """All there is to know: the settings in force, whence they come, and who changed them when."""
         record = await self._functions.get(function_id)

@@ -479,6 +479,10 @@ class Calls:
         for call in [call for call in self._live.values() if call.pool in pools and not call.unfinished]:
             del self._live[call.call_id]
 
+    def pools(self) -> set[Pool]:
+        """Those of all calls that somebody may ask about, or that go on."""
+        return {call.pool for calls in (self._live, self._remembered) for call in calls.values()}
+
     def is_busy(self, app_id: str) -> bool:
         """Whether an input of this app has no output yet."""
         return any(call.unfinished for call in self._live.values() if call.pool.function.app_id == app_id)

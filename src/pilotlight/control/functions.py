@@ -397,6 +397,10 @@ class Functions:
         """Drop what is cached of a function that nobody uses."""
         self._records.pop(function_id, None)
 
+    def forget_one(self, function_id: str) -> None:
+        """Drop what is cached of a function that nobody uses."""
+        self._records.pop(function_id, None)
+
     def forget(self, app_id: str) -> None:
         """Drop what is cached of an app that has ended."""
         for function_id in [record.function_id for record in self._records.values() if record.app_id == app_id]:

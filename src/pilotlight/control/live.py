@@ -176,6 +176,7 @@ class Pool:
     why_waiting: str = ""
     unplaceable_since: float | None = None  # on the loop's clock: since then inputs wait that no node can run
     closed: bool = False  # its app has stopped
+    used_at: float = 0.0  # on the loop's clock: when it was last asked for
     linger: asyncio.TimerHandle | None = None  # a batch that is not full waits for company until then
     has_lingered: bool = False  # it has waited long enough: who is free next takes what there is
     reading: bool = False  # payloads at the head of the queue are being fetched from disk

@@ -55,9 +55,11 @@ class Pools:
         if (pool := self._pools.get(function_id)) is not None:
             if pool.closed:
                 raise _stopped(pool)
-            return pool
-        record = await self._functions.get(function_id)
-        return self._pools.setdefault(function_id, Pool(record))
+        else:
+            record = await self._functions.get(function_id)
+            pool = self._pools.setdefault(function_id, Pool(record))
+        pool.used_at = asyncio.get_running_loop().time()
+        return pool
 
     async def taking_work(self, function_id: str) -> Pool:
         """As `of_function`, for new work: also where the app stopped so long ago that no pool of it is left."""
@@ -79,6 +81,7 @@ class Pools:
         if not pool.tasks and not pool.queue:
             self._pools.pop(pool.function_id, None)
             self.dirty.pop(pool, None)
+            self.short.pop(pool, None)
 
     def touch(self, pool: Pool) -> None:
         """Have the number of its containers thought over."""

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from heart import MAP, FakeNode, Heart, beat
+from heart import ASYNC, MAP, FakeNode, Heart, beat
 from modal_proto import api_pb2
 
+from pilotlight.control.idle_pools import IDLE_POOL_S, IdlePools
 from pilotlight.control.live import LiveTask
 from pilotlight.core.tasks import TaskState
 
@@ -201,5 +202,29 @@ def test_a_rollover_replaces_what_runs_with_the_same(tmp_path: Path) -> None:
         assert publication.version == 2 and task.is_outdated
         assert [command.task_id for command in node.commands("drain")] == [task.task_id]
         assert pool.definition.timeout_secs == 77 and not (await node.start(function_id)).is_outdated
+
+    beat(tmp_path, scenario)
+
+
+def test_parameter_sets_that_nobody_uses_leave_the_memory_and_come_back(tmp_path: Path) -> None:
+    async def scenario(heart: Heart) -> None:
+        node, _ = await begin(heart)
+        server = heart.server
+        idle_pools = IdlePools(pools=server.pools, calls=server.calls, functions=server.functions, autoscalers=server.autoscalers)
+        base_id = await heart.define("f")
+        bound_id, _ = await server.functions.bind(api_pb2.FunctionBindParamsRequest(function_id=base_id, serialized_params=b"x"))
+        pool, base = await heart.pool(bound_id), await heart.pool(base_id)
+        task = await node.ready(bound_id)
+        await heart.call(bound_id, invocation=ASYNC)
+        for there in server.pools:
+            there.used_at -= IDLE_POOL_S + 1
+        assert await idle_pools.collect() == 0  # it works
+        await node.answer(task, next(iter(task.held)))
+        assert await idle_pools.collect() == 0  # it has a container
+        await node.exit(task, 0, "stopped")
+        assert await idle_pools.collect() == 1
+        assert server.pools.find(bound_id) is None and server.pools.find(base_id) is base
+        call = await heart.call(bound_id, key="again")
+        assert call.pool is not pool and await heart.pool(bound_id) is call.pool
 
     beat(tmp_path, scenario)
