@@ -117,6 +117,7 @@ class Settings(BaseSettings):
     reject_unplaceable: bool = False  # they fail at once
     milli_cpu: int = 0  # what this node offers to containers; 0: all there is
     memory_mib: int = 0
+    ephemeral_disk_mib: int = 0  # what a container that asks for no `ephemeral_disk` may write; 0: as much as there is
     node_labels: Annotated[str, AfterValidator(_labels)] = ""  # "region=us-east,cloud=aws": what is said of this node
     gpus: Annotated[str, AfterValidator(_inventory)] = ""  # "A10G:2,H100:8": declared; "none"; empty: those that the driver knows
     gpu_share: Annotated[str, AfterValidator(_shares)] = ""  # "A10G=4": so many containers share one; empty: none is shared

@@ -20,6 +20,7 @@ import uvloop
 from pilotlight.config import Settings
 from pilotlight.core import errors
 from pilotlight.core.gpus import Device
+from pilotlight.node import disk
 from pilotlight.node.cdi import Specs
 from pilotlight.node.gpus import GpuRuntime, Gpus
 from pilotlight.node.nvml import Found
@@ -232,6 +233,34 @@ def test_limits_are_kept_and_their_breach_is_told(settings: Settings, rootfs: Pa
             ended, output = await run(runtime, python(rootfs, burn, milli_cpu_limit=250))
             assert float(output.text) > 0.5
             assert ended.cpu_seconds >= 0.2
+
+    uvloop.run(check())
+
+
+@pytest.mark.parametrize("method", [disk.LOOP, disk.TMPFS])
+def test_a_limited_disk_is_full_when_it_is_and_nothing_of_it_is_left(
+    settings: Settings, rootfs: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    if method == disk.LOOP and disk.method() != disk.LOOP:
+        pytest.skip("this machine has no loop devices")
+    monkeypatch.setattr(disk, "method", lambda: method)
+
+    def loops() -> set[str]:
+        backing = Path("/sys/block").glob("loop*/loop/backing_file")
+        return {text for path in backing if settings.instance in (text := path.read_text()) or str(settings.state) in text}
+
+    async def check() -> None:
+        script = "head -c 20M /dev/zero > /a && echo fits; head -c 20M /dev/zero > /b; wc -c < /b; rm /a; echo again > /c && cat /c"
+        async with opened(settings) as runtime:
+            neighbour = await runtime.start(shell(rootfs, "read line", "ta-other"), Output())
+            ended, output = await run(runtime, shell(rootfs, script, disk_limit_mib=32))
+            first, size, last = output.text.split()
+            assert (ended.code, first, last) == (0, "fits", "again"), output.data
+            assert 4 << 20 < int(size) < 13 << 20 and b"No space left on device" in output.data[2]
+            ended, output = await run(runtime, shell(rootfs, "head -c 50M /dev/zero > /a && echo fits"))
+            assert output.text == "fits\n"  # whose function asks for no limit has none
+            await neighbour.kill()
+        assert not loops()
 
     uvloop.run(check())
 

@@ -15,6 +15,7 @@ from pilotlight.cli.doctor_gpus import judge
 from pilotlight.cli.findings import Finding, Level
 from pilotlight.cli.machine import MINIMUM_PYTHON, PROGRAMS, Facts, gather
 from pilotlight.cli.options import settings_for, state_option
+from pilotlight.node.disk import LOOP
 from pilotlight.supervisor.start import running_settings
 
 OLDEST_KERNEL = (5, 19)  # overlayfs over id-mapped layers
@@ -128,6 +129,17 @@ def _disk(facts: Facts) -> Finding:
     )
 
 
+def _disk_limits(facts: Facts) -> Finding:
+    if facts.disk_limits == LOOP:
+        return Finding("ephemeral disk", "ok", "limits are kept by sparse files on loop devices")
+    return Finding(
+        "ephemeral disk",
+        "warning",
+        "no loop devices: what a container with an ephemeral_disk limit writes is kept in memory, and counts as its own",
+        "modprobe loop && apt-get install e2fsprogs mount",
+    )
+
+
 def _state_filesystem(facts: Facts) -> Finding:
     if facts.state_filesystem in ("overlay", "nfs", "nfs4", "9p", "drvfs", "fuseblk", "vboxsf"):
         return Finding(
@@ -203,6 +215,7 @@ CHECKS: tuple[Callable[[Facts], Finding | Iterator[Finding]], ...] = (
     _forwarding,
     _state_filesystem,
     _disk,
+    _disk_limits,
     _inotify,
     _localhost_names,
     _gpus,

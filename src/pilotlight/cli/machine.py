@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pilotlight.cli.machine_gpus import GpuFacts, gather_gpus
 from pilotlight.config import Settings
+from pilotlight.node.disk import LOOP, method
 from pilotlight.supervisor import lock
 from pilotlight.supervisor.addresses import holder_of, is_listening, parse
 
@@ -74,6 +75,7 @@ class Facts:
     inotify_watches: int
     localhost_names: bool
     gpus: GpuFacts = field(default_factory=GpuFacts)
+    disk_limits: str = LOOP  # what carries the limits of `ephemeral_disk`: node.disk.method
 
 
 def _text(path: str | Path) -> str:
@@ -187,6 +189,7 @@ def gather(settings: Settings) -> Facts:
         nf_tables=_has_nf_tables(programs, is_root=is_root),
         state=settings.state,
         state_filesystem=_filesystem_of(place),
+        disk_limits=method(),
         disk_free_mib=shutil.disk_usage(place).free // 2**20,
         container_engine=_container_engine(),
         is_wsl="microsoft" in release.lower(),

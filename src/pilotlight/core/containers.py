@@ -68,6 +68,7 @@ class ContainerSpec:
     milli_cpu_limit: int = 0
     memory_limit_mib: int = 0
     memory_request_mib: int = 0
+    disk_limit_mib: int = 0
     pids_limit: int = 4096
     block_network: bool = False
     upper: Path | None = None

@@ -109,6 +109,7 @@ def spec_of(
         milli_cpu_limit=request.milli_cpu_limit,
         memory_limit_mib=request.memory_limit_mib,
         memory_request_mib=request.memory_mib,
+        disk_limit_mib=request.ephemeral_disk_mib,
         block_network=request.block_network,
         gpus=tuple(request.gpu_uuids),
     )

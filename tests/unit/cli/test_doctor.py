@@ -68,6 +68,7 @@ def test_a_good_machine_has_nothing_to_mend() -> None:
         ({"disk_free_mib": 2000}, "disk", "warning", "--state"),
         ({"disk_free_mib": 500}, "disk", "problem", "--state"),
         ({"state_filesystem": "overlay"}, "state directory", "problem", "--state"),
+        ({"disk_limits": "tmpfs"}, "ephemeral disk", "warning", "modprobe loop"),
         ({"container_engine": "Docker", "is_privileged": False}, "surroundings", "problem", "--privileged"),
         ({"is_wsl": True, "is_wsl1": True}, "surroundings", "problem", "wsl --set-version"),
         ({"python": (3, 9, 2)}, "python", "problem", "python3"),
