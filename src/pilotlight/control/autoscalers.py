@@ -20,7 +20,7 @@ log = structlog.get_logger()
 
 Settings = api_pb2.AutoscalerSettings
 Configuration = api_pb2.AutoscalerConfiguration
-CHANGEABLE = ("min_containers", "max_containers", "buffer_containers", "scaledown_window")
+CHANGEABLE = ("min_containers", "max_containers", "buffer_containers", "scaleup_window", "scaledown_window")
 
 
 def static_settings(function: api_pb2.Function) -> Settings:
@@ -30,6 +30,7 @@ def static_settings(function: api_pb2.Function) -> Settings:
         "min_containers": function.warm_pool_size,
         "max_containers": function.concurrency_limit,
         "buffer_containers": function._experimental_buffer_containers,  # pyright: ignore[reportPrivateUsage]
+        "scaleup_window": 0,
         "scaledown_window": function.task_idle_timeout_secs,
     }
     settings = Settings(**{name: getattr(chosen, name) if chosen.HasField(name) else older[name] for name in CHANGEABLE})  # pyright: ignore[reportArgumentType]

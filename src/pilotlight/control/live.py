@@ -174,6 +174,7 @@ class Pool:
     not_before: float = 0.0  # no start earlier than this: the last ones failed
     last_failure: str = ""
     why_waiting: str = ""
+    short_since: float | None = None  # on the loop's clock: since then its containers are too few
     unplaceable_since: float | None = None  # on the loop's clock: since then inputs wait that no node can run
     closed: bool = False  # its app has stopped
     used_at: float = 0.0  # on the loop's clock: when it was last asked for

@@ -23,6 +23,8 @@ def view_of(pool: Pool, settings: api_pb2.AutoscalerSettings, now: float) -> sca
         buffer_containers=settings.buffer_containers,
         service_s=pool.service_s(now),
         startup_s=pool.mean_startup_s or scaling.STARTUP_S,
+        scaleup_window_s=settings.scaleup_window,
+        short_s=now - pool.short_since if pool.short_since is not None else 0.0,
         scaledown_window_s=settings.scaledown_window,
     )
 

@@ -34,6 +34,8 @@ class PoolView:
     scaledown_window_s: float = DEFAULT_SCALEDOWN_WINDOW_S
     service_s: float | None = None  # how long an input takes, as far as is known
     startup_s: float = STARTUP_S  # how long a container takes to its first input
+    scaleup_window_s: float = 0.0  # more beside those that there are only once they have been too few for so long
+    short_s: float = 0.0  # for how long they have been
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class Plan:
     start: int
     drain: tuple[str, ...]
     look_again_s: float | None
+    is_short: bool = False  # more are wanted than there are
 
 
 def plan(pool: PoolView) -> Plan:
@@ -62,7 +65,10 @@ def plan(pool: PoolView) -> Plan:
     wanted = max(pool.min_containers, min(needed, pool.max_containers))
     have = len(pool.tasks)
     if wanted > have:
-        return Plan(wanted - have, (), None)
+        left_s = pool.scaleup_window_s - pool.short_s
+        if have and left_s > 0:
+            return Plan(max(0, pool.min_containers - have), (), left_s, is_short=True)
+        return Plan(wanted - have, (), None, is_short=True)
     idle = sorted(
         (task for task in pool.tasks if not task.held_inputs and not task.starting),
         key=lambda task: (not task.is_outdated, -task.idle_s, task.taken),

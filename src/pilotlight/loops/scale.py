@@ -101,6 +101,10 @@ class ScaleLoop:
             timer.cancel()
         now = self._clock()
         plan = scaling.plan(view_of(pool, self._autoscalers.settings_of(pool.function), now))
+        if not plan.is_short:
+            pool.short_since = None
+        elif pool.short_since is None:
+            pool.short_since = now
         for task_id in plan.drain:
             self._tasks.drain(pool.tasks[task_id], "idle")
             report.drained += 1

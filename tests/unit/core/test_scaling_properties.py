@@ -127,3 +127,13 @@ def test_a_burst_of_short_inputs_is_sized_by_what_a_start_is_worth() -> None:
     assert plan(replace(pool, startup_s=5.0)).start == 2
     assert plan(replace(pool, service_s=5.0)).start == pool.max_containers
     assert plan(replace(pool, service_s=None)).start == pool.max_containers
+
+
+def test_a_scaleup_window_delays_all_but_the_first_and_those_that_are_kept_warm() -> None:
+    one = TaskView("one", starting=False, held_inputs=1, idle_s=0.0)
+    pool = PoolView(queued=3, inputs_per_container=1, tasks=(one,), scaleup_window_s=10.0, min_containers=2)
+    assert plan(replace(pool, tasks=())).start == 3
+    assert plan(pool) == Plan(1, (), 10.0, is_short=True)
+    assert plan(replace(pool, short_s=7.0, min_containers=0)) == Plan(0, (), 3.0, is_short=True)
+    assert plan(replace(pool, short_s=10.0)).start == 3
+    assert not plan(replace(pool, queued=0, min_containers=0)).is_short
