@@ -34,9 +34,10 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, st
         process.kill()
 
 
-def test_buckets(platform: Platform, objects: tuple[Path, str], subtests: pytest.Subtests) -> None:
+@pytest.mark.parametrize("client", ["newest", "oldest"])
+def test_buckets(platform: Platform, objects: tuple[Path, str], subtests: pytest.Subtests, client: str) -> None:
     directory, url = objects
-    finished = platform.start("checks.py", "buckets", deadline_s=120, S3_ENDPOINT=url).end()
+    finished = platform.start("checks.py", "buckets", client=client, deadline_s=120, S3_ENDPOINT=url).end()
     results = [json.loads(line) for line in finished.out.splitlines() if line.startswith('{"check"')]
     assert len(results) == 7 and not finished.code, finished.text[-8000:]
     for result in results:

@@ -48,7 +48,7 @@ def digest(path: str) -> str:
 @app.function(volumes={"/bucket": bucket()})
 def change() -> None:
     kept = Path("/bucket/changes")
-    kept.mkdir()
+    kept.mkdir(exist_ok=True)
     (kept / "one").write_text("1")
     (kept / "one").rename(kept / "two")
     (kept / "three").write_text("3")
