@@ -15,6 +15,7 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
+from pilotlight.edge.ports import protocol
 from pilotlight.edge.refusals import Refusal
 from pilotlight.wire.platform_pb2 import ProxyToken
 
@@ -854,6 +855,35 @@ def test_ambiguous_requests_are_refused_and_nothing_after_them_is_read(status: i
         assert b"smuggled" not in server.raw
 
     with_server(server, test)
+
+
+@pytest.mark.parametrize("begun", [b"", b"G", b"GET / HTTP/1.1\r\nX: y", SMUGGLED + b"GET / HTTP/1.1\r\n"])
+def test_a_head_that_never_ends_takes_no_connection_for_ever(begun: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEAD_LIMIT_S", 1.0)
+
+    async def test(edge: RelayedEdge) -> None:
+        caller = await call(edge)
+        caller.writer.write(begun)
+        answers = await caller.reader.read()
+        assert answers.count(b"HTTP/1.1 408 ") == bool(begun)
+        assert answers.count(b"HTTP/1.1 200 ") == begun.startswith(SMUGGLED)
+
+    with_server(Recording(), test)
+
+
+def test_the_time_of_a_head_is_not_that_of_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEAD_LIMIT_S", 0.6)
+
+    async def test(edge: RelayedEdge) -> None:
+        caller = await call(edge)
+        caller.writer.write(get("/", "Content-Length: 2", method="POST") + b"a")
+        await asyncio.sleep(0.8)  # longer than a head may take
+        caller.writer.write(b"b")
+        assert (await caller.answer()).body == b"hello"
+        await asyncio.sleep(0.8)
+        assert (await caller.ask(get("/"))).body == b"hello"
+
+    with_server(Recording(), test)
 
 
 def test_a_url_as_target_decides_the_host() -> None:

@@ -16,6 +16,7 @@ from pilotlight.edge.protocol import HttpConnection
 from pilotlight.edge.refusals import Refusal
 
 LINGER_S = 2.0  # a client that is sending still gets an answer within this time; closed at once, the answer could be lost
+HEAD_LIMIT_S = 60.0  # for the head of a request to come: of the first since the connection was made, of others since it began
 WRITE_BUFFER_BYTES = 512 << 10
 
 
@@ -37,13 +38,16 @@ class PortsProtocol(HttpConnection):
         self._is_deaf = False
         self._known_peer: Peer | None = None
         self._is_replayed = False  # the parser is being told a head that was already dealt with
+        self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self.transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._expect_no_head()
         waiting = [cycle for cycle, _ in self.pipeline if isinstance(cycle, Exchange)]
         self.pipeline.clear()
         for exchange in (self._active, *waiting):
@@ -111,6 +115,8 @@ class PortsProtocol(HttpConnection):
         if self._in_head:
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(_too_long())
+            else:
+                self._expect_head()
         elif self._relayed is not None and self._length_left:
             self._plain_left, self._length_left = self._length_left, 0
 
@@ -137,6 +143,21 @@ class PortsProtocol(HttpConnection):
                 self._is_replayed = False
             if rest:
                 self._parse(rest)
+
+    def _expect_head(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_LIMIT_S, self._head_is_late)
+
+    def _expect_no_head(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
+        if self._in_head and not self._is_deaf:
+            self._refuse(BadHead(408, f"the request's line and headers did not come within {HEAD_LIMIT_S:g} s"))
+        else:
+            self.transport.close()
 
     def _refuse(self, error: BadHead) -> None:
         """Answer with an error, in its turn, and take nothing more."""
@@ -178,6 +199,7 @@ class PortsProtocol(HttpConnection):
         self._head = head = read_request(self.parser.get_method(), self.url, version, self.headers)
         self._in_head = False
         self._head_bytes = 0
+        self._expect_no_head()
         if not self.relay.is_port(head.host):
             super().on_headers_complete()
             return
