@@ -131,7 +131,7 @@ class Web:
     def startup_failed(self, pool: Pool, why: str) -> None:
         """Containers of a function can't start: who waits for one learns it, unless others serve."""
         if pool.is_web and not any(task.state is TaskState.READY for task in pool.tasks.values()):
-            self._fail(pool.function_id, 500, f"could not start: {summary_of(why)}")
+            self._fail(pool.function_id, 500, f"could not start: {summary_of(why)}; its logs say more")
 
     # ---- parameters of classes ----
 

@@ -84,7 +84,7 @@ class WebRoutes:
     async def restore(self) -> list[FunctionRecord]:
         """Rebuild the routes from the rows, before edges connect; returns the functions that are served."""
         rows = await self._database.read(store.names)
-        owned = {row.name: row.label for row in rows}
+        owned = {row.name: (row.label, row.function_id) for row in rows}
         records: list[FunctionRecord] = []
         for function_id in dict.fromkeys(row.function_id for row in rows):
             try:
@@ -95,10 +95,11 @@ class WebRoutes:
                 continue
             records.append(record)
             for endpoint in endpoints_of(record.definition):
-                if endpoint.label in owned:
+                mine = (endpoint.label, function_id)
+                if owned.get(endpoint.label) == mine:
                     route = _route(app, record, endpoint)
                     del route.custom_domains[:]
-                    route.custom_domains.extend(name for name in endpoint.custom_domains if owned.get(name) == endpoint.label)
+                    route.custom_domains.extend(name for name in endpoint.custom_domains if owned.get(name) == mine)
                     self._routes[endpoint.label] = route
         return records
 

@@ -198,7 +198,7 @@ def test_who_waits_for_a_function_that_cannot_start_learns_why(tmp_path: Path) -
         heart.server.tasks.failed(platform_pb2.TaskFailure(task_id=task.task_id, result=failed.SerializeToString()))
         await node.exit(task, exit_code=1)
         [told] = await edge.heard("fail_waiting")
-        assert (told.function_id, told.status, told.why) == (function_id, 500, "could not start: ImportError")
+        assert (told.function_id, told.status, told.why) == (function_id, 500, "could not start: ImportError; its logs say more")
 
     beat(tmp_path, scenario)
 
@@ -274,6 +274,25 @@ def test_a_label_goes_to_who_deploys_last(tmp_path: Path) -> None:
         await heart.restart()
         [route] = list(heart.server.web_routes)
         assert (route.function_id, route.custom_domains) == (second, ["shop.example.com"])
+
+    beat(tmp_path, scenario)
+
+
+def test_one_of_two_labels_that_another_app_took_stays_taken(tmp_path: Path) -> None:
+    async def scenario(heart: Heart) -> None:
+        methods = {
+            name: api_pb2.MethodDefinition(
+                function_name=f"Both.{name}",
+                webhook_config=api_pb2.WebhookConfig(type=api_pb2.WEBHOOK_TYPE_ASGI_APP, requested_suffix=name),
+            )
+            for name in ("shop", "zoo")
+        }
+        first = await heart.define("Both.*", is_class=True, is_method=False, method_definitions=methods)
+        second = await heart.define("taker", webhook_config=ASGI | {"requested_suffix": "shop"})
+        for _ in range(2):
+            served = {route.label: route.function_id for route in heart.server.web_routes}
+            assert served == {"main--shop-dev": second, "main--zoo-dev": first}
+            await heart.restart()
 
     beat(tmp_path, scenario)
 
