@@ -26,7 +26,7 @@ from pilotlight.wire.platform_pb2 import (
 
 log = structlog.get_logger()
 
-LOADS_DELAY_S = 0.008  # changes of demand within it are told in one
+LOADS_DELAY_S = 0.02  # changes of demand within it are told in one
 REQUESTS_DELAY_S = 0.2
 REQUESTS_KEPT = 20_000  # of those that have ended, while the server is away
 FIRST_DELAY_S = 0.05
