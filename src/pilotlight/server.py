@@ -15,6 +15,7 @@ from pilotlight.control.call_graph import CallGraphs
 from pilotlight.control.call_lists import CallLists
 from pilotlight.control.calls import Calls
 from pilotlight.control.cordons import Cordons
+from pilotlight.control.crash_loops import forget_deaths
 from pilotlight.control.dicts import Dicts
 from pilotlight.control.edges import Edges
 from pilotlight.control.environments import Environments
@@ -424,6 +425,6 @@ class Server:
         """New inputs go to the new version; containers of the old one finish what they have."""
         for pool in self.pools.of_app(app.app_id):
             if pool.function_id in changed:
-                pool.startup_failures = 0
+                forget_deaths(pool)
                 self.tasks.replace(pool, gently=not app.is_run)
             self.pools.touch(pool)

@@ -69,6 +69,7 @@ TABLES: tuple[tuple[str, str, Mapping[str, str]], ...] = (
             "Inputs": "inputs",
         },
     ),
+    ("Crashing", "crashing", {"Function": "function", "App": "app_name", "In a row": "crashes", "Why": "why"}),
     ("Waiting", "waiting", {"Function": "function", "App": "app_name", "Inputs": "inputs", "Why": "why"}),
     (
         "Schedules",

@@ -173,6 +173,8 @@ class Pool:
     startup_failures: int = 0
     not_before: float = 0.0  # no start earlier than this: the last ones failed
     last_failure: str = ""
+    crashes: int = 0  # containers in a row that ended unasked, without an input that finished in between
+    calm_until: float = 0.0  # none that nobody waits for is started earlier, for so many have died
     why_waiting: str = ""
     short_since: float | None = None  # on the loop's clock: since then its containers are too few
     unplaceable_since: float | None = None  # on the loop's clock: since then inputs wait that no node can run
@@ -202,6 +204,7 @@ class Pool:
 
     def served(self, service_s: float) -> None:
         """Learn from an input that has finished."""
+        self.crashes = 0
         known = self.mean_service_s
         self.mean_service_s = service_s if known is None else known + SERVICE_WEIGHT * (service_s - known)
 

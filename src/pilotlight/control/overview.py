@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from pilotlight.control.apps import Apps
 from pilotlight.control.calls import Calls
+from pilotlight.control.crash_loops import is_crash_loop
 from pilotlight.control.garbage import Garbage
 from pilotlight.control.gpus import GpuState
 from pilotlight.control.images import Images
@@ -121,6 +122,17 @@ class Overview(Collector):
                 for pool in self._pools
                 if pool.waiting
             ],
+            "crashing": [
+                {
+                    "function": pool.function.tag,
+                    "app": pool.function.app_id,
+                    "app_name": self._apps.title(pool.function.app_id),
+                    "crashes": pool.crashes,
+                    "why": pool.last_failure,
+                }
+                for pool in self._pools
+                if is_crash_loop(pool)
+            ],
             "schedules": [
                 {
                     "function": scheduled.tag,
@@ -191,6 +203,10 @@ class Overview(Collector):
         for pool in self._pools:
             waiting.add_metric([pool.function.app_id, pool.function.tag], pool.waiting)
         yield waiting
+        crashing = sum(map(is_crash_loop, self._pools))
+        yield GaugeMetricFamily(
+            "pilotlight_functions_crashing", "Functions whose containers die one after the other", value=crashing
+        )
         unplaced = GaugeMetricFamily("pilotlight_inputs_unplaced", "Inputs for which there is no room", labels=["app", "function"])
         for pool in self._pools:
             unplaced.add_metric([pool.function.app_id, pool.function.tag], pool.waiting if pool in self._pools.short else 0)

@@ -15,6 +15,7 @@ from sqlalchemy import Row
 from pilotlight.control.apps import Apps
 from pilotlight.control.bucket_mounts import look_up_buckets
 from pilotlight.control.calls import Calls
+from pilotlight.control.crash_loops import note_death
 from pilotlight.control.images import Images
 from pilotlight.control.live import LiveInput, LiveTask, Pool
 from pilotlight.control.mounts import Mounts
@@ -261,7 +262,6 @@ class Tasks:
         task.pool.started_up(max(0.0, at - task.created_at))
         task.idle_since = asyncio.get_running_loop().time()
         task.pool.startup_failures = 0
-        task.pool.last_failure = ""
         self._pools.pump(task.pool)
         self._pools.touch(task.pool)
         self._database.write_unattended(
@@ -352,12 +352,20 @@ class Tasks:
         self._move(task, TaskEvent.EXIT)
         if task.recall is not None:
             task.recall.cancel()
+        if not expected:
+            self._note_death(task, event)
         log.info("task_exited", task_id=task.task_id, exit_code=event.exit_code, reason=event.reason, expected=expected)
         await self._return_inputs(task, event, innocent=expected)
         if was_starting and not expected:
             await self._startup_failed(task, event)
         self._pools.touch(pool)
         self._close_books(task, event)
+
+    def _note_death(self, task: LiveTask, event: platform_pb2.TaskExited) -> None:
+        why = event.message or (task.failure.exception if task.failure is not None else "") or how_it_ended(event)
+        lived_s = self._now() - task.ready_at if task.ready_at else 0.0
+        if text := note_death(task.pool, why, lived_s, asyncio.get_running_loop().time()):
+            self._say(task, text)
 
     async def _return_inputs(self, task: LiveTask, event: platform_pb2.TaskExited, *, innocent: bool) -> None:
         held = list(task.held.values())
@@ -391,7 +399,6 @@ class Tasks:
         pool = task.pool
         pool.startup_failures += 1
         pool.not_before = asyncio.get_running_loop().time() + retries.startup_backoff_s(pool.startup_failures)
-        pool.last_failure = event.message or (task.failure.exception if task.failure is not None else "") or how_it_ended(event)
         tries = f"attempt {pool.startup_failures} of {retries.STARTUP_FAILURES_LIMIT}"
         if task.failure is None:
             self._say(task, f"Container {task.task_id} could not start ({tries}): {event.message or how_it_ended(event)}\n")

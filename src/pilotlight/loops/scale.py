@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from pilotlight.control.autoscalers import Autoscalers
+from pilotlight.control.crash_loops import not_before
 from pilotlight.control.gpu_tasks import GpuTasks
 from pilotlight.control.live import Pool
 from pilotlight.control.needs import needs_of
@@ -110,8 +111,8 @@ class ScaleLoop:
             report.drained += 1
         look_again_s, wanted = plan.look_again_s, 0
         if plan.start and not pool.closed:
-            if now < pool.not_before:
-                look_again_s = pool.not_before - now
+            if now < (earliest := not_before(pool)):
+                look_again_s = earliest - now
             elif not pool.startup_failures:
                 wanted = plan.start
             else:  # after a failed start one container is tried at a time

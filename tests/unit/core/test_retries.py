@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilotlight.core.retries import STARTUP_BACKOFF_S, RetryPolicy, startup_backoff_s
+from pilotlight.core.retries import STARTUP_BACKOFF_S, RetryPolicy, crash_backoff_s, startup_backoff_s
 
 
 def test_delays_grow_up_to_the_limit() -> None:
@@ -38,3 +38,8 @@ def test_starts_that_fail_again_and_again_wait_the_longest_time() -> None:
         STARTUP_BACKOFF_S[-1],
         STARTUP_BACKOFF_S[-1],
     ]
+
+
+def test_crash_loops_slow_down_to_a_minute() -> None:
+    assert [crash_backoff_s(number) for number in range(9)] == [0, 0, 1, 2, 4, 8, 16, 32, 60]
+    assert crash_backoff_s(10**6) == 60
