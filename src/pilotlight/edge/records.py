@@ -10,6 +10,8 @@ from pilotlight.edge.admission import Entry
 from pilotlight.edge.metrics import EdgeMetrics
 from pilotlight.wire.platform_pb2 import WebRequest
 
+MAX_PATH_CHARS = 1024  # of a path, in the server's books
+
 
 @dataclass(slots=True)
 class Record:
@@ -54,7 +56,7 @@ class Records:
                 task_id=record.task_id,
                 call_id=entry.call_id,
                 method=record.method,
-                path=record.path,
+                path=record.path[:MAX_PATH_CHARS],
                 status=record.status,
                 began_at_ns=record.began_at_ns,
                 seconds=seconds,
