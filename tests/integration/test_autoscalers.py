@@ -82,6 +82,8 @@ def test_changes_hold_until_the_next_deployment(platform: Platform, tmp_path: Pa
 
     command("deploy", str(program))
     assert settings() == {"min_containers": 0, "max_containers": 7, "buffer_containers": 0, "scaledown_window": 60}
+    command("app", "rollback", "scaled")
+    assert settings() == {"min_containers": 0, "max_containers": 7, "buffer_containers": 0, "scaledown_window": 60}
 
 
 def test_containers_are_kept_warm_without_a_call(platform: Platform, tmp_path: Path) -> None:

@@ -65,12 +65,27 @@ class Autoscalers:
                 log.debug("autoscaler_of_nothing", function_id=function_id, error=str(error))
                 continue
             await self._warm(record)
+        for app in self._apps.all():
+            await self._forget_older(app.app_id)
 
     async def keep_warm(self, app: AppRecord) -> None:
-        """Have the containers started that an app's functions keep without a call; after each publication."""
+        """After a publication: what was changed before it is over, and what is to be there without a call is started."""
+        await self._forget_older(app.app_id)
         function_ids, _ = await self._apps.members(app.app_id)
         for function_id in function_ids.values():
             await self._warm(await self._functions.get(function_id))
+
+    async def _forget_older(self, app_id: str) -> None:
+        """Changes of definitions that are live no more do not come back with a rollback."""
+        older: list[str] = []
+        for function_id, (definition_id, _) in self._changes.items():
+            record = self._functions.find(function_id)
+            if record is not None and record.app_id == app_id and record.definition_id != definition_id:
+                older.append(function_id)
+        if older:
+            await self._database.write(lambda connection: store.remove(connection, older))
+        for function_id in older:
+            self._changes.pop(function_id, None)
 
     async def _warm(self, record: FunctionRecord) -> None:
         unbound = record.definition.class_parameter_info.schema and record.parent_id is None  # a container needs parameters

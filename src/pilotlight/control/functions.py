@@ -393,9 +393,9 @@ class Functions:
                 changed.append((record, before))
         return changed
 
-    def forget_one(self, function_id: str) -> None:
-        """Drop what is cached of a function that nobody uses."""
-        self._records.pop(function_id, None)
+    def find(self, function_id: str) -> FunctionRecord | None:
+        """A function that is in use."""
+        return self._records.get(function_id)
 
     def forget_one(self, function_id: str) -> None:
         """Drop what is cached of a function that nobody uses."""
