@@ -7,7 +7,7 @@ from modal_proto import api_pb2
 from pilotlight.control.secrets import Secrets
 from pilotlight.control.volume_mounts import mounts_of
 from pilotlight.core import errors
-from pilotlight.core.buckets import check_bucket, credentials_of
+from pilotlight.core.buckets import check_bucket, credentials_of, has_no_subdomains
 from pilotlight.core.volumes import VolumeMount, check_mounts
 from pilotlight.wire import platform_pb2
 
@@ -59,7 +59,7 @@ async def look_up_buckets(secrets: Secrets, wanted: Iterable[CloudBucketMount], 
                 endpoint=mount.bucket_endpoint_url,
                 prefix=mount.key_prefix,
                 read_only=mount.read_only,
-                path_style=mount.force_path_style,
+                path_style=mount.force_path_style or has_no_subdomains(mount.bucket_endpoint_url),
                 access_key_id=credentials.key_id,
                 secret_access_key=credentials.key,
                 session_token=credentials.session_token,

@@ -1,5 +1,6 @@
 """What a bucket mount must be, and with which credentials its store is asked."""
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,6 +42,15 @@ def check_bucket(owner: str, mount_path: str, bucket: str, endpoint: str, prefix
             raise errors.InvalidInput(f"{where} has bucket_endpoint_url={endpoint!r}. Give an http:// or https:// URL.")
     if prefix and (prefix.startswith("/") or not prefix.endswith("/") or "\0" in prefix or ".." in prefix.split("/")):
         raise errors.InvalidInput(f"{where} has key_prefix={prefix!r}. It must end in '/', not begin with it, and hold no '..'.")
+
+
+def has_no_subdomains(endpoint: str) -> bool:
+    """Whether `<bucket>.<host>` can't be a name, since the host is an address: there the bucket is in the path."""
+    try:
+        ipaddress.ip_address(urlsplit(endpoint).hostname or "")
+    except ValueError:
+        return False
+    return True
 
 
 def credentials_of(owner: str, mount_path: str, secret: Mapping[str, str]) -> Credentials:

@@ -11,12 +11,14 @@ import modal
 app = modal.App("buckets")
 ENDPOINT = os.environ.get("S3_ENDPOINT", "http://127.0.0.1:1")
 MIB = 1 << 20
+NEWEST = not modal.__version__.startswith("1.1.")
 keys = modal.Secret.from_dict({"AWS_ACCESS_KEY_ID": "S3RVER", "AWS_SECRET_ACCESS_KEY": "S3RVER"})
 strangers = modal.Secret.from_dict({"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "S3RVER"})
 
 
 def bucket(name: str = "things", secret: modal.Secret | None = keys, endpoint: str = ENDPOINT, **options: Any) -> Any:
-    return modal.CloudBucketMount(name, bucket_endpoint_url=endpoint, secret=secret, force_path_style=True, **options)
+    style = {"force_path_style": True} if NEWEST else {}
+    return modal.CloudBucketMount(name, bucket_endpoint_url=endpoint, secret=secret, **style, **options)
 
 
 @contextlib.contextmanager

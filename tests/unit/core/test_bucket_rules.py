@@ -2,7 +2,7 @@
 
 import pytest
 
-from pilotlight.core.buckets import Credentials, check_bucket, credentials_of
+from pilotlight.core.buckets import Credentials, check_bucket, credentials_of, has_no_subdomains
 from pilotlight.core.errors import InvalidInput
 
 URL = "https://s3.example.com"
@@ -37,6 +37,13 @@ def test_bad_ones_are_told_with_their_mount(bucket: str, endpoint: str, prefix: 
     with pytest.raises(InvalidInput, match="Function 'f': the bucket mount at '/data'") as refused:
         check_bucket("Function 'f'", "/data", bucket, endpoint, prefix)
     assert named in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "has_none"), [("http://127.0.0.1:9000", True), ("https://[::1]:9000", True), (URL, False), ("", False)]
+)
+def test_an_address_has_no_subdomains(endpoint: str, has_none: bool) -> None:
+    assert has_no_subdomains(endpoint) is has_none
 
 
 def test_credentials_go_by_the_names_of_aws_or_google() -> None:
