@@ -11,6 +11,7 @@ from modal_proto import api_pb2
 from pilotlight.control.idle_pools import IDLE_POOL_S, IdlePools
 from pilotlight.control.live import LiveTask
 from pilotlight.core.tasks import TaskState
+from pilotlight.loops.scale import STARTS_PER_PASS
 
 Result = api_pb2.GenericResult
 GPU = api_pb2.Resources(gpu_config=api_pb2.GPUConfig(gpu_type="H100", count=1))
@@ -226,5 +227,69 @@ def test_parameter_sets_that_nobody_uses_leave_the_memory_and_come_back(tmp_path
         assert server.pools.find(bound_id) is None and server.pools.find(base_id) is base
         call = await heart.call(bound_id, key="again")
         assert call.pool is not pool and await heart.pool(bound_id) is call.pool
+
+    beat(tmp_path, scenario)
+
+
+def test_idle_containers_end_for_those_who_wait_for_their_room(tmp_path: Path) -> None:
+    async def scenario(heart: Heart) -> None:
+        node, scaler = await begin(heart)
+        idle, other = await heart.define("idle", resources=LARGE), await heart.define("other", resources=LARGE)
+        call = await heart.call(idle, key="1")
+        await scaler.run()
+        [task] = scaler.of("idle")
+        scaler.ready([task])
+        await heart.call(other, key="2")
+        assert await scaler.run() == [] and not node.commands("drain")  # it works
+        await node.answer(task, next(iter(task.held)))
+        assert not call.unfinished
+        assert await scaler.run() == []
+        assert [command.task_id for command in node.commands("drain")] == [task.task_id]
+        assert await scaler.run() == [] and not node.commands("drain")  # once is enough
+        await node.exit(task, 0, "exited")
+        assert await scaler.run() == ["other"]
+
+    beat(tmp_path, scenario)
+
+
+def test_an_idle_container_ends_where_a_workspace_may_have_no_more(tmp_path: Path) -> None:
+    async def scenario(heart: Heart) -> None:
+        heart.settings = heart.settings.model_copy(update={"max_containers": 1})
+        await heart.restart()
+        node, scaler = await begin(heart)
+        task = await node.ready(await heart.define("idle"))
+        node.commands("start_task")
+        await heart.call(await heart.define("other"), key="2")
+        assert await scaler.run() == []
+        assert [command.task_id for command in node.commands("drain")] == [task.task_id]
+        await node.exit(task, 0, "exited")
+        assert await scaler.run() == ["other"]
+
+    beat(tmp_path, scenario)
+
+
+def test_a_container_that_is_kept_warm_keeps_its_room(tmp_path: Path) -> None:
+    async def scenario(heart: Heart) -> None:
+        node, scaler = await begin(heart)
+        warm = await heart.define("warm", resources=LARGE, autoscaler_settings={"min_containers": 1})
+        assert await scaler.run() == ["warm"]
+        scaler.ready(scaler.of("warm"))
+        await heart.call(await heart.define("other", resources=LARGE), key="2")
+        assert await scaler.run() == [] and not node.commands("drain")
+        assert len((await heart.pool(warm)).live_tasks()) == 1
+
+    beat(tmp_path, scenario)
+
+
+def test_after_a_hundred_starts_others_have_their_turn(tmp_path: Path) -> None:
+    async def scenario(heart: Heart) -> None:
+        node, scaler = await begin(heart)
+        node.session.milli_cpu, node.session.memory_mib, node.session.max_containers = 200_000, 200_000, 500
+        function_id = await heart.define("f", concurrency_limit=150)
+        await heart.call(function_id, count=150, kind=MAP)
+        heart.server.pools.changed.clear()
+        assert len(await scaler.run()) == STARTS_PER_PASS
+        assert heart.server.pools.changed.is_set()
+        assert len(await scaler.run()) == 150 - STARTS_PER_PASS
 
     beat(tmp_path, scenario)
