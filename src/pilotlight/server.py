@@ -3,7 +3,6 @@
 import asyncio
 import random
 import socket
-import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -52,6 +51,7 @@ from pilotlight.control.web_routes import WebRoutes
 from pilotlight.control.webhook_deliveries import WebhookDeliveries
 from pilotlight.control.webhook_sender import WebhookSender
 from pilotlight.control.webhooks import Webhooks
+from pilotlight.core.clocks import SteadyClock
 from pilotlight.core.labels import addresses_of
 from pilotlight.core.quotas import Quota
 from pilotlight.core.reach import Edge
@@ -104,6 +104,7 @@ class Server:
 
     def __init__(self, settings: Settings, database: Database, output_database: Database) -> None:
         self.settings = settings
+        self.clock = SteadyClock()
         self.database = database
         self.output_database = output_database
         keys = settings.keys_dir
@@ -122,8 +123,8 @@ class Server:
         operators = settings.secrets_key_file
         key_file = KeyFile(operators or keys / "secrets.key", is_operators=operators is not None)
         self.secrets = Secrets(database=database, environments=self.environments, key_file=key_file)
-        self.dicts = Dicts(database=database, environments=self.environments)
-        self.queues = Queues(database=database, environments=self.environments)
+        self.dicts = Dicts(database=database, environments=self.environments, now=self.clock)
+        self.queues = Queues(database=database, environments=self.environments, now=self.clock)
         self.volumes = Volumes(database=database, environments=self.environments, directory=settings.volumes_path)
         self.volume_files = VolumeFiles(
             volumes=self.volumes, objects=objects, signing_key=self.signing_key, base_url=self.edge.own_url
@@ -136,9 +137,9 @@ class Server:
             mounts=self.mounts,
         )
         self.functions = Functions(database, addresses)
-        self.apps = Apps(database=database, environments=self.environments, functions=self.functions)
+        self.apps = Apps(database=database, environments=self.environments, functions=self.functions, steady=self.clock)
         self.nodes = Nodes()
-        self.output_log = OutputLog(output_database)
+        self.output_log = OutputLog(output_database, age_by=self.clock.careful)
         self.images = Images(
             database=database,
             nodes=self.nodes,
@@ -224,6 +225,7 @@ class Server:
             images=self.images,
             nodes=self.nodes,
             ages=Ages(grace_s=settings.gc_grace_s, image_s=settings.image_ttl_s, result_s=settings.result_ttl_s),
+            now=self.clock.careful,
         )
         self.overview = Overview(
             apps=self.apps,
@@ -354,27 +356,7 @@ class Server:
         """The reconcilers, each to be run as a task."""
         clock = asyncio.get_running_loop().time
         scale = self.scale_loop(clock)
-        idle_pools = IdlePools(pools=self.pools, calls=self.calls, functions=self.functions, autoscalers=self.autoscalers)
-        expire = ExpireLoop(
-            apps=self.apps,
-            output_log=self.output_log,
-            database=self.database,
-            result_ttl_s=self.settings.result_ttl_s,
-            collectors={
-                "replies": Replies(self.database).collect,
-                "dicts": self.dicts.collect,
-                "queues": self.queues.collect,
-                "secrets": self.secrets.collect,
-                "network_file_systems": self.network_file_systems.collect,
-                "volumes": self.volumes.collect,
-                "idle_maps": self.calls.forget_idle_maps,
-                "stopped_routes": self.web_routes.collect,
-                "parameter_sets": self.web.collect,
-                "idle_pools": idle_pools.collect,
-                "webhook_deliveries": self.webhooks.collect,
-            },
-            now=time.time,
-        )
+        expire = self.expire_loop()
         schedules = ScheduleLoop(self.schedules)
         return [runner.run(loop, chance) for loop in (scale, expire, schedules, self.webhook_loop, GarbageLoop(self.garbage))]
 
@@ -389,6 +371,30 @@ class Server:
             spare=SpareTasks(tasks=self.tasks, autoscalers=self.autoscalers, gpu_tasks=self.gpu_tasks),
             quota=Quota(self.settings.max_containers, self.settings.max_gpus),
             clock=clock,
+        )
+
+    def expire_loop(self) -> ExpireLoop:
+        """Ends and deletes what is past its time."""
+        idle_pools = IdlePools(pools=self.pools, calls=self.calls, functions=self.functions, autoscalers=self.autoscalers)
+        return ExpireLoop(
+            apps=self.apps,
+            output_log=self.output_log,
+            database=self.database,
+            result_ttl_s=self.settings.result_ttl_s,
+            collectors={
+                "replies": Replies(self.database, self.clock.careful).collect,
+                "dicts": self.dicts.collect,
+                "queues": self.queues.collect,
+                "secrets": self.secrets.collect,
+                "network_file_systems": self.network_file_systems.collect,
+                "volumes": self.volumes.collect,
+                "idle_maps": self.calls.forget_idle_maps,
+                "stopped_routes": self.web_routes.collect,
+                "parameter_sets": self.web.collect,
+                "idle_pools": idle_pools.collect,
+                "webhook_deliveries": self.webhooks.collect,
+            },
+            now=self.clock.careful,
         )
 
     async def close(self) -> None:

@@ -73,8 +73,15 @@ class Apps:
     """Use cases of apps. `on_stop` and `on_change` are called after the rows have changed."""
 
     def __init__(
-        self, *, database: Database, environments: Environments, functions: Functions, now: Callable[[], float] = time.time
+        self,
+        *,
+        database: Database,
+        environments: Environments,
+        functions: Functions,
+        now: Callable[[], float] = time.time,
+        steady: Callable[[], float] | None = None,
     ) -> None:
+        self._steady = steady or now  # by which silence is judged
         self._database = database
         self._environments = environments
         self._functions = functions
@@ -92,7 +99,7 @@ class Apps:
         names = {environment.environment_id: environment.name for environment in self._environments.list()}
         for row in await self._database.read(store.live_apps):
             record = _record(row, names.get(row.environment_id, ""))
-            record.heartbeat_at = self._now()
+            record.heartbeat_at = self._steady()
             self._live[record.app_id] = record
             await self.members(record.app_id)
 
@@ -127,7 +134,7 @@ class Apps:
             "state": state,
             "tags": tags,
             "created_at": now,
-            "heartbeat_at": now,
+            "heartbeat_at": self._steady(),
             "client_version": client_version,
             "version": 0,
         }
@@ -199,7 +206,7 @@ class Apps:
         """The client of an app is there. False if the app has stopped."""
         record = self._live.get(app_id)
         if record is not None:
-            record.heartbeat_at = self._now()
+            record.heartbeat_at = self._steady()
         return record is not None
 
     async def publish(self, request: api_pb2.AppPublishRequest, deployed_by: str, client_version: str) -> Publication:
@@ -360,7 +367,7 @@ class Apps:
 
     async def stop_abandoned(self) -> int:
         """End the apps whose client is gone, detached ones once their work is done; returns how many."""
-        limit = self._now() - HEARTBEAT_TIMEOUT_S
+        limit = self._steady() - HEARTBEAT_TIMEOUT_S
         count = 0
         for record in [record for record in self._live.values() if record.heartbeat_at < limit]:
             if record.is_ephemeral:

@@ -99,9 +99,10 @@ class Filter:
 class OutputLog:
     """All output of all apps. Lives on the event loop's thread."""
 
-    def __init__(self, database: Database, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, database: Database, now: Callable[[], float] = time.time, age_by: Callable[[], float] | None = None) -> None:
         self._database = database
         self._now = now
+        self._age_by = age_by or now
         self._recent: deque[Line] = deque(maxlen=RECENT_LINES)
         self._last_id = 0
         self._changed: dict[str, asyncio.Event] = {}
@@ -299,7 +300,7 @@ class OutputLog:
 
     async def collect(self) -> int:
         """Delete lines that are past their time; returns how many."""
-        before = self._now() - RETENTION_S
+        before = self._age_by() - RETENTION_S
         await self.settled()
         return await self._database.write(lambda connection: store.delete_before(connection, before, 10_000))
 
