@@ -367,6 +367,20 @@ def test_hosts(tmp_path: Path) -> None:
     play(tmp_path, mirror, scenario, commands=commands)
 
 
+def test_a_url_as_target_decides_the_host_for_all_who_ask_for_it(tmp_path: Path) -> None:
+    async def scenario(platform: WebPlatform) -> None:
+        async def asked(target: bytes, host: bytes) -> bytes:
+            return await raw(platform, b"GET " + target + b" HTTP/1.1\r\nhost: " + host + b"\r\nconnection: close\r\n\r\n")
+
+        served = await asked(b"http://site.localhost/a?b", b"127.0.0.1")
+        assert served.startswith(b"HTTP/1.1 200 ")
+        seen = json.loads(served.partition(b"\r\n\r\n")[2])
+        assert (seen["path"], seen["query"], seen["headers"][0]) == ("/a", "b", ["host", "site.localhost"])
+        assert (await asked(b"http://127.0.0.1/healthz", b"site.localhost")).endswith(b"ok\n")
+
+    play(tmp_path, mirror, scenario)
+
+
 async def until_found(platform: WebPlatform, label: str) -> None:
     async with asyncio.timeout(DEADLINE_S):
         while (await platform.http.get(platform.url(label=label))).status_code == 404:
