@@ -237,6 +237,32 @@ def test_limits_are_kept_and_their_breach_is_told(settings: Settings, rootfs: Pa
     uvloop.run(check())
 
 
+def protected(container_id: str) -> int:
+    """Bytes that a container keeps while others have more than their share."""
+    groups = Path("/sys/fs/cgroup")
+    files = [path for name in ("memory.soft_limit_in_bytes", "memory.low") for path in groups.rglob(f"{container_id}/{name}")]
+    return int(files[0].read_text())
+
+
+def test_containers_without_a_limit_can_not_take_more_than_the_node_offers(settings: Settings, rootfs: Path) -> None:
+    async def check() -> None:
+        async with opened(settings.model_copy(update={"memory_mib": 150})) as runtime:
+            output = Output()
+            small = python(rootfs, "import time; print('up', flush=True); time.sleep(60)", "ta-small", memory_request_mib=64)
+            neighbour = await runtime.start(small, output)
+            await output.until("up")
+            assert protected("ta-small") == 64 << 20
+            ended, _ = await run(runtime, python(rootfs, "bytearray(400 << 20)", "ta-greedy"))
+            assert (ended.code, ended.oom_killed) == (137, True)
+            assert ended.peak_memory_bytes <= 160 << 20
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await neighbour.wait()  # it had done nothing, and lives
+            await neighbour.kill()
+
+    uvloop.run(check())
+
+
 @pytest.mark.parametrize("method", [disk.LOOP, disk.TMPFS])
 def test_a_limited_disk_is_full_when_it_is_and_nothing_of_it_is_left(
     settings: Settings, rootfs: Path, monkeypatch: pytest.MonkeyPatch, method: str
