@@ -56,7 +56,7 @@ class NodeView:
             and need.milli_cpu <= self.milli_cpu
             and self.containers < self.max_containers
             and not self.cordoned
-            and self._suits(need)
+            and (not need.labels or self._suits(need))
         )
 
     def _suits(self, need: Need) -> bool:
@@ -142,11 +142,11 @@ def _place_one(nodes: Sequence[NodeView], need: Need, rank: int, extra_starting:
             continue
         free_mib = node.memory_mib - node.used_memory_mib
         if gpu is None:
-            score = (node.promises(need), 0.0 if node.gpus else 1.0, free_mib, -node.containers)
+            score = (node.promises(need) if need.labels else 0, 0.0 if node.gpus else 1.0, free_mib, -node.containers)
         else:
             # The very kind that was asked for before a better one, then where the fewest are left over.
             rarity = -serving[tuple(node.gpus)].index(kind)
-            score = (node.promises(need), rarity, -(node.free_gpus[kind] - gpu.count), free_mib)
+            score = (node.promises(need) if need.labels else 0, rarity, -(node.free_gpus[kind] - gpu.count), free_mib)
         if best is None or score > best_score:
             best, best_score, best_kind = node, score, kind
     return (Placed(best.node_id, best_kind, rank) if best is not None else None), crowded
