@@ -301,7 +301,7 @@ class Server:
             ImageHandlers(self.images),
             ImageNameHandlers(self.image_names, self.tokens),
             MountHandlers(self.mounts, self.environments),
-            ServerHandlers(self.web_requests),
+            ServerHandlers(self.web_requests, self.statistics),
             ProxyTokenHandlers(self.proxy_tokens, self.tokens, self.signing_key),
             BlobHandlers(self.blobs),
             SecretHandlers(self.secrets),

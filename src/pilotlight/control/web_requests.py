@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Row
+from sqlalchemy import Connection, Row
 
 from pilotlight.store import web_requests as store
 from pilotlight.store.database import Database
@@ -49,3 +49,14 @@ class WebRequests:
     async def counts(self, function_id: str, since: float, until: float, bucket_s: int) -> list[Row[*tuple[Any, ...]]]:
         """Requests per time bucket: rows of (start, n)."""
         return await self._database.read(lambda connection: store.counts(connection, function_id, since, until, bucket_s))
+
+    async def outcomes(
+        self, function_id: str, since: float, until: float, task_id: str = ""
+    ) -> tuple[list[Row[*tuple[Any, ...]]], list[float]]:
+        """(status, n) of all requests of a span of time that are kept, and how many seconds the last of them took."""
+
+        def query(connection: Connection) -> tuple[list[Row[*tuple[Any, ...]]], list[float]]:
+            span = (function_id, since, until, task_id)
+            return store.outcomes(connection, *span), store.durations(connection, *span, REQUESTS_PER_REPLY)
+
+        return await self._database.read(query)

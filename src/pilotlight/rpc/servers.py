@@ -3,8 +3,10 @@
 from google.protobuf.timestamp_pb2 import Timestamp
 from modal_proto import api_pb2
 
+from pilotlight.control.statistics import ContainerCounts, Span, Statistics
 from pilotlight.control.web_requests import WebRequests
 from pilotlight.rpc.framework import Caller
+from pilotlight.rpc.statistics import distribution
 
 DEFAULT_BUCKET_S = 60
 
@@ -12,8 +14,9 @@ DEFAULT_BUCKET_S = 60
 class ServerHandlers:
     """Servers as the client sees them."""
 
-    def __init__(self, requests: WebRequests) -> None:
+    def __init__(self, requests: WebRequests, statistics: Statistics) -> None:
         self._requests = requests
+        self._statistics = statistics
 
     async def ServerRequestFetch(
         self, caller: Caller, request: api_pb2.ServerRequestFetchRequest
@@ -42,6 +45,39 @@ class ServerHandlers:
         for row in await self._requests.counts(request.function_id, since, until, request.bucket_secs or DEFAULT_BUCKET_S):
             reply.buckets.add(bucket_start_at=_timestamp(row.start), count=row.n)
         return reply
+
+    async def ServerGetTimeRangeStats(
+        self, caller: Caller, request: api_pb2.ServerGetTimeRangeStatsRequest
+    ) -> api_pb2.ServerGetTimeRangeStatsResponse:
+        span = Span(_seconds(request.since), _seconds(request.until))
+        task_id = request.container_id
+        report = await self._statistics.of_function(request.function_id, span, with_variants=False, task_id=task_id)
+        statuses, durations = await self._requests.outcomes(request.function_id, span.since, span.until, task_id)
+        reply = _of_containers(report.containers)
+        reply.since.CopyFrom(request.since)
+        reply.until.CopyFrom(request.until)
+        reply.request_count = sum(row.n for row in statuses)
+        reply.request_rate_per_second = reply.request_count / (span.until - span.since)
+        for row in statuses:
+            reply.request_count_by_status_code.add(status_code=row.status, count=row.n)
+        if durations:
+            reply.request_percentile_stats["Duration (s)"].CopyFrom(distribution("Duration (s)", durations))
+        return reply
+
+
+def _of_containers(counts: ContainerCounts) -> api_pb2.ServerGetTimeRangeStatsResponse:
+    measured = {
+        "Startup time (s)": counts.startup_s,
+        "CPU usage (cores)": counts.cores,
+        "Memory usage (GiB)": counts.memory_gib,
+    }
+    return api_pb2.ServerGetTimeRangeStatsResponse(
+        container_percentile_stats={name: distribution(name, values) for name, values in measured.items() if values},
+        container_started_count=counts.started,
+        container_error_count=counts.errors,
+        container_creating_at_end_count=counts.creating_at_end,
+        container_total_count=counts.total,
+    )
 
 
 def _seconds(moment: Timestamp) -> float:

@@ -40,11 +40,11 @@ class StatisticsHandlers:
             input_failure_count=report.inputs.failed,
             input_timeout_count=report.inputs.timed_out,
             input_running_at_end_count=report.unfinished_at_end,
-            input_percentile_stats={name: _distribution(name, values) for name, values in times.items() if values},
+            input_percentile_stats={name: distribution(name, values) for name, values in times.items() if values},
             container_started_count=containers.started,
             container_error_count=containers.errors,
             container_creating_at_end_count=containers.creating_at_end,
-            container_percentile_stats={name: _distribution(name, values) for name, values in measured.items() if values},
+            container_percentile_stats={name: distribution(name, values) for name, values in measured.items() if values},
             variant_count=report.variants,
             container_total_count=containers.total,
         )
@@ -108,11 +108,12 @@ def _add(counts: api_pb2.AppFunctionCounts, report: MemberReport) -> None:
     counts.containers.container_active_count += report.containers.total
 
 
-def _distribution(name: str, values: Sequence[float]) -> api_pb2.StatsPercentileDistribution:
-    distribution = api_pb2.StatsPercentileDistribution(unit=name.rpartition("(")[2].removesuffix(")"))
+def distribution(name: str, values: Sequence[float]) -> api_pb2.StatsPercentileDistribution:
+    """Percentiles of values whose unit stands in parentheses at the end of their name."""
+    reply = api_pb2.StatsPercentileDistribution(unit=name.rpartition("(")[2].removesuffix(")"))
     for point, value in percentiles(values):
-        distribution.percentiles.add(percentile_basis_points=point, value=value)
-    return distribution
+        reply.percentiles.add(percentile_basis_points=point, value=value)
+    return reply
 
 
 def _span(request: api_pb2.FunctionGetTimeRangeStatsRequest | api_pb2.AppGetTimeRangeStatsRequest) -> Span:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select
 
 from pilotlight.store.output_tables import web_requests
 
@@ -26,6 +26,24 @@ def between(connection: Connection, function_id: str, since: float, until: float
     at = web_requests.c.at
     query = select(*web_requests.c).where(web_requests.c.function_id == function_id, at >= since, at < until)
     return list(connection.execute(query.order_by(at).limit(limit)))
+
+
+def outcomes(connection: Connection, function_id: str, since: float, until: float, task_id: str) -> list[Row[*tuple[Any, ...]]]:
+    """(status, n) of the requests of a span; of one container, if one is named."""
+    query = select(web_requests.c.status, func.count().label("n")).where(*_within(function_id, since, until, task_id))
+    return list(connection.execute(query.group_by(web_requests.c.status)))
+
+
+def durations(connection: Connection, function_id: str, since: float, until: float, task_id: str, limit: int) -> list[float]:
+    """Seconds of the last requests of a span."""
+    query = select(web_requests.c.seconds).where(*_within(function_id, since, until, task_id))
+    return list(connection.execute(query.order_by(web_requests.c.at.desc()).limit(limit)).scalars())
+
+
+def _within(function_id: str, since: float, until: float, task_id: str) -> list[ColumnElement[bool]]:
+    at = web_requests.c.at
+    conditions = [web_requests.c.function_id == function_id, at >= since, at < until]
+    return [*conditions, web_requests.c.task_id == task_id] if task_id else conditions
 
 
 def counts(connection: Connection, function_id: str, since: float, until: float, bucket_s: int) -> list[Row[*tuple[Any, ...]]]:

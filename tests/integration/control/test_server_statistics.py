@@ -1,0 +1,55 @@
+"""What a modal.Server has done within a span of time, from the rows of its requests and containers."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from heart import FakeNode, Heart, beat
+from modal_proto import api_pb2
+
+from pilotlight.rpc.servers import ServerHandlers
+from pilotlight.wire import platform_pb2
+
+
+def test_requests_by_status_and_the_containers_that_served_them(tmp_path: Path) -> None:
+    async def scenario(heart: Heart) -> None:
+        node = FakeNode(heart)
+        await node.connect()
+        function_id = await heart.define()
+        task = await node.ready(function_id)
+        server, now = heart.server, time.time()
+        answered = [(200, 0.1, task.task_id), (200, 0.3, task.task_id), (502, 0.2, "ta-other")]
+        server.web_requests.keep(
+            [
+                platform_pb2.WebRequest(
+                    function_id=function_id, task_id=task_id, status=status, seconds=seconds, began_at_ns=int((now - 1) * 1e9)
+                )
+                for status, seconds, task_id in answered
+            ]
+        )
+        await server.database.write(lambda connection: None)  # what was written before is on disk then
+        await server.output_database.write(lambda connection: None)
+        handlers: Any = ServerHandlers(server.web_requests, server.statistics)
+
+        async def stats(since: float, until: float, container_id: str = "") -> api_pb2.ServerGetTimeRangeStatsResponse:
+            request = api_pb2.ServerGetTimeRangeStatsRequest(
+                function_id=function_id,
+                since=Timestamp(seconds=int(since)),
+                until=Timestamp(seconds=int(until)),
+                container_id=container_id,
+            )
+            return await handlers.ServerGetTimeRangeStats(None, request)
+
+        lately = await stats(now - 100, now + 100)
+        assert {item.status_code: item.count for item in lately.request_count_by_status_code} == {200: 2, 502: 1}
+        assert lately.request_count == 3 and lately.request_rate_per_second == 3 / 200
+        durations = lately.request_percentile_stats["Duration (s)"]
+        assert durations.unit == "s"
+        assert {item.percentile_basis_points: round(item.value, 3) for item in durations.percentiles}[5_000] == 0.2
+        assert (lately.container_started_count, lately.container_total_count, lately.container_error_count) == (1, 1, 0)
+        assert (await stats(now - 100, now + 100, task.task_id)).request_count == 2
+        before = await stats(now - 1_000, now - 500)
+        assert before.request_count == before.container_total_count == 0
+
+    beat(tmp_path, scenario)
