@@ -8,7 +8,6 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import structlog
 
@@ -184,15 +183,3 @@ class Tunnels:
         if event.problem and tunnel.is_open:
             log.warning("tunnel_not_reopened", label=event.label, task_id=tunnel.task_id, why=event.problem)
         tunnel.answer(event.problem)
-
-    def document(self) -> list[dict[str, Any]]:
-        """For `pilotlight status --json`."""
-        return [
-            {
-                "task_id": tunnel.task_id,
-                "port": tunnel.port,
-                "address": f"{self.place.host(tunnel.label)}:{self.place.port}",
-                "raw_port": tunnel.raw_port,
-            }
-            for tunnel in self._tunnels.values()
-        ]

@@ -1,5 +1,6 @@
 """The real supervisor and command line, with stubs for server, edge and node: what starts, what survives, what is left."""
 
+import contextlib
 import json
 import os
 import select
@@ -12,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from pilotlight.config import Settings
+from pilotlight.config import TUNNELS, Settings
 
 PILOTLIGHT = Path(sys.executable).with_name("pilotlight")
 LIMIT_S = 30
+USUAL_TUNNEL_PORT = int(TUNNELS.rpartition(":")[2])
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the supervisor makes its run directory in /run")
 
@@ -175,6 +177,24 @@ def test_a_port_in_use_is_named_with_its_holder(platform: Platform) -> None:
     assert f"port {port} is in use by" in up.stderr
     assert f"(pid {os.getpid()})" in up.stderr
     assert f"--api 127.0.0.1:{port + 1}" in up.stderr
+
+
+def test_tunnels_go_to_another_port_where_the_usual_one_is_taken(platform: Platform) -> None:
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # another platform may have it
+            stack.enter_context(socket.create_server(("127.0.0.1", USUAL_TUNNEL_PORT)))
+        platform.up()
+        address = platform.resolved.tunnel_tls
+        assert address.startswith("127.0.0.1:") and not address.endswith(f":{USUAL_TUNNEL_PORT}")
+        assert platform.ask(address) == f"edge tunnels {platform.pids['edge']}"
+
+
+def test_a_port_for_tunnels_that_was_named_is_kept_to(platform: Platform) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        wanted = f"127.0.0.1:{taken.getsockname()[1]}"
+        up = platform.run("up", "--detach", "--api", "127.0.0.1:0", "--web", "127.0.0.1:0", "--tunnel-tls", wanted)
+    assert up.returncode == 1
+    assert "is in use by" in up.stderr and "--tunnel-tls" in up.stderr
 
 
 def test_other_than_loopback_needs_insecure(platform: Platform) -> None:
