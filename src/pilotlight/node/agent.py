@@ -191,9 +191,9 @@ class Agent:
         except Exception as error:  # a fault of ours in one task must not take the others down
             log.error("task_crashed", task_id=task.task_id, exc_info=error)
         finally:
-            await self._buckets.unmount(task.task_id)
             del self._tasks[task.task_id]
             shutil.rmtree(self._tasks_dir / task.task_id, ignore_errors=True)
+            await self._buckets.unmount(task.task_id)
 
     async def _prepare(self, request: platform_pb2.StartTask, socket_path: Path) -> ContainerSpec:
         packed = await self._packer.pack(request)

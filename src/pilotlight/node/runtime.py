@@ -47,7 +47,7 @@ class Runtime:
 
     @property
     def mount_namespace(self) -> int:
-        """A descriptor of the mount namespace in which containers are put together; what is mounted there goes with this process."""
+        """A descriptor of the mount namespace in which containers are put together; what is mounted there ends with us."""
         return self._setup.namespace
 
     async def open(self) -> None:
