@@ -5,6 +5,7 @@ written in that order too, one transaction after the other: what the disk does n
 """
 
 import asyncio
+import sqlite3
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -14,7 +15,9 @@ from typing import Any, NamedTuple
 import structlog
 from modal_proto import api_pb2
 from sqlalchemy import Connection, Row
+from sqlalchemy.exc import OperationalError
 
+from pilotlight.core import errors
 from pilotlight.store import output as store
 from pilotlight.store.database import Database
 
@@ -25,6 +28,7 @@ LINES_PER_REPLY = 1_000
 FETCH_LIMIT = 20_000
 ID_GAP = 1_000_000  # after a restart: lines that were shown and never reached the disk have had these numbers
 RETENTION_S = 35 * 24 * 3600
+REFUSALS = (errors.DiskFull, OSError, sqlite3.OperationalError, OperationalError)  # of a disk, which may think better of it
 RETRY_S = 1.0  # after the disk took nothing
 UNWRITTEN_LINES = 200_000  # that wait for such a disk; beyond them the oldest are given up
 
@@ -174,6 +178,11 @@ class OutputLog:
         if done.cancelled():
             return
         error = done.exception()
+        if error is not None and not isinstance(error, REFUSALS):
+            log.error("output_given_up", lines=len(rows), exc_info=error)  # a fault of ours, which another try would meet again
+            self._unkept = receipts | self._unkept
+            self._write_soon()
+            return
         if error is not None:
             if not self._is_refused:
                 log.error("output_not_written", lines=len(rows), cause=str(error), retry_in_s=RETRY_S)
@@ -223,7 +232,8 @@ class OutputLog:
     # ---- what the platform says ----
 
     def say(self, app_id: str, function_id: str, task_id: str, text: str, root_id: str = "") -> None:
-        """A line of the platform's own."""
+        """A line of the platform's own. What is no text, such as half of a surrogate pair from a file's name, becomes question marks."""
+        text = text.encode(errors="replace").decode()
         self.append(app_id, function_id, task_id, [Printed(api_pb2.FILE_DESCRIPTOR_INFO, text, self._now())], root_id)
 
     def task_state(self, app_id: str, function_id: str, task_id: str, state: int) -> None:

@@ -123,3 +123,36 @@ def test_an_end_waits_for_the_last_words(tmp_path: Path) -> None:
         assert heart.server.tasks.get(task.task_id) is None
 
     beat(tmp_path, scenario)
+
+
+def test_words_of_ours_that_are_no_text_hold_up_no_others(tmp_path: Path) -> None:
+    async def scenario(heart: Heart) -> None:
+        node = await connect(heart)
+        task = await node.ready(await heart.define())
+        app_id = task.pool.function.app_id
+        heart.server.output_log.say(app_id, task.pool.function_id, task.task_id, "half a \ud800 pair\n")
+        heart.server.node_output.take(node.session, batch(1, task.task_id))
+        assert await kept(heart, app_id) == ["1\n"]
+        assert confirmed(node) == [1]
+
+    beat(tmp_path, scenario)
+
+
+def test_a_fault_in_writing_lines_is_told_and_holds_up_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(heart: Heart) -> None:
+        node = await connect(heart)
+        task = await node.ready(await heart.define())
+        real = rows.insert_lines
+
+        def faulty(*_: Any) -> None:
+            raise TypeError("a fault of ours")
+
+        monkeypatch.setattr(rows, "insert_lines", faulty)
+        heart.server.node_output.take(node.session, batch(1, task.task_id))
+        await heart.server.output_log.settled()
+        monkeypatch.setattr(rows, "insert_lines", real)
+        heart.server.node_output.take(node.session, batch(2, task.task_id))
+        assert await kept(heart, task.pool.function.app_id) == ["2\n"]
+        assert confirmed(node)[-1] == 2
+
+    beat(tmp_path, scenario)
