@@ -232,7 +232,7 @@ class OutputLog:
     # ---- what the platform says ----
 
     def say(self, app_id: str, function_id: str, task_id: str, text: str, root_id: str = "") -> None:
-        """A line of the platform's own. What is no text, such as half of a surrogate pair from a file's name, becomes question marks."""
+        """A line of the platform's own. What is no text, such as half of a surrogate pair from a file's name, becomes "?"."""
         text = text.encode(errors="replace").decode()
         self.append(app_id, function_id, task_id, [Printed(api_pb2.FILE_DESCRIPTOR_INFO, text, self._now())], root_id)
 
