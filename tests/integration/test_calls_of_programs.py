@@ -211,9 +211,8 @@ def test_a_deployed_function_is_found_by_name(client: modal.Client) -> None:
 
 def test_what_is_not_built_is_refused_by_name(client: modal.Client) -> None:
     refused = modal.App("refused")
-    bucket = modal.CloudBucketMount("somebodys")
-    refused.function(serialized=True, volumes={"/bucket": bucket}, name="bucket")(lambda: None)
-    with pytest.raises(modal.exception.Error, match="bucket mounts"):
+    refused.function(serialized=True, name="many")(modal.clustered(size=2)(lambda: None))
+    with pytest.raises(modal.exception.Error, match="clusters"):
         refused.deploy(client=client)
 
 

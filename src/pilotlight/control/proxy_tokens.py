@@ -3,6 +3,7 @@
 A token is valid everywhere until it is given an environment or one is taken from it; from then on it is valid where it is named.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -38,6 +39,7 @@ class ProxyTokens:
         self._environments = environments
         self._now = now
         self._tokens: dict[str, ProxyToken] = {}
+        self._changing = asyncio.Lock()  # a change builds on the one before, which counts once its row is written
         self.on_change: Callable[[], None] = lambda: None
 
     async def load(self) -> None:
@@ -99,37 +101,51 @@ class ProxyTokens:
 
     async def rename(self, token_id: str, name: str) -> ProxyToken:
         """Change what people call a token; an empty name takes it away. Raises NotFound."""
-        return await self._change(replace(self.get(token_id), name=name))
+        return await self._change(token_id, lambda token: replace(token, name=name))
 
     async def allow(self, token_id: str, environment_id: str) -> None:
         """Let a token be valid in an environment, and only where it is so named. Raises NotFound."""
-        token, environment_id = self.get(token_id), self._environments.by_id(environment_id).environment_id
-        await self._change(replace(token, scoped=True, environment_ids=token.environment_ids | {environment_id}))
+        self.get(token_id)
+        environment_id = self._environments.by_id(environment_id).environment_id
+        await self._change(
+            token_id, lambda token: replace(token, scoped=True, environment_ids=token.environment_ids | {environment_id})
+        )
 
     async def disallow(self, token_id: str, environment_id: str) -> None:
         """Let a token be valid in an environment no more; one that was valid everywhere stays so in all others. Raises NotFound."""
-        token, environment_id = self.get(token_id), self._environments.by_id(environment_id).environment_id
-        valid = token.environment_ids if token.scoped else {item.environment_id for item in self._environments.list()}
-        await self._change(replace(token, scoped=True, environment_ids=frozenset(valid) - {environment_id}))
+        self.get(token_id)
+        environment_id = self._environments.by_id(environment_id).environment_id
+
+        def without(token: ProxyToken) -> ProxyToken:
+            valid = token.environment_ids if token.scoped else {item.environment_id for item in self._environments.list()}
+            return replace(token, scoped=True, environment_ids=frozenset(valid) - {environment_id})
+
+        await self._change(token_id, without)
 
     async def delete(self, token_id: str) -> None:
-        """Make a token worthless at once. Raises NotFound."""
-        self.get(token_id)
-        del self._tokens[token_id]
-        self.on_change()
-        await self._database.write(lambda connection: store.remove(connection, token_id))
+        """Make a token worthless: when this returns it is so, and stays so. Raises NotFound."""
+        async with self._changing:
+            self.get(token_id)
+            await self._database.write(lambda connection: store.remove(connection, token_id))
+            del self._tokens[token_id]
+            self.on_change()
 
     async def environment_deleted(self, environment_id: str) -> None:
         """Tokens lose an environment with it."""
-        for token in [token for token in self._tokens.values() if environment_id in token.environment_ids]:
-            await self._change(replace(token, environment_ids=token.environment_ids - {environment_id}))
+        async with self._changing:
+            for token in [token for token in self._tokens.values() if environment_id in token.environment_ids]:
+                await self._write(replace(token, environment_ids=token.environment_ids - {environment_id}))
 
-    async def _change(self, token: ProxyToken) -> ProxyToken:
-        self._remember(token)
+    async def _change(self, token_id: str, how: Callable[[ProxyToken], ProxyToken]) -> ProxyToken:
+        async with self._changing:
+            return await self._write(how(self.get(token_id)))
+
+    async def _write(self, token: ProxyToken) -> ProxyToken:
         allowed = sorted(token.environment_ids)
         await self._database.write(
             lambda connection: store.change(connection, token.token_id, allowed, name=token.name, scoped=token.scoped)
         )
+        self._remember(token)
         return token
 
     def _remember(self, token: ProxyToken) -> None:
