@@ -42,7 +42,8 @@ class Pools:
         self._readers: set[asyncio.Task[None]] = set()
         self.payload_bytes = 0  # of inputs without an output, as far as they are in memory
         self.dirty: dict[Pool, None] = {}  # in the order in which they asked
-        self.short: dict[Pool, None] = {}  # these want more than there was room for, in the order in which they began to
+        self.short: dict[Pool, bool] = {}  # these want more than there was room for, in this order; whether there may be once
+        self.is_room_wanted = False  # by some of them: containers that have nothing to do may have to end for it
         self.changed = asyncio.Event()  # something happened that may ask for more or fewer containers
         self.force_stop: Callable[[LiveTask, str], None] = lambda task, reason: None
         self.is_live: Callable[[str], bool] = lambda app_id: True  # whether an app has not stopped
@@ -108,7 +109,7 @@ class Pools:
         item.task = None
         if not task.load:
             task.idle_since = asyncio.get_running_loop().time()
-            if not task.pool.watched or self.short:
+            if not task.pool.watched or self.is_room_wanted:
                 self.touch(task.pool)
 
     def give_back(self, item: LiveInput) -> None:

@@ -93,6 +93,7 @@ class ScaleLoop:
                 turns.leave(number)
                 self._wait(pool, unplaced, report)
         self._freed = occupancy.freed
+        self._pools.is_room_wanted = any(self._short.values())
         return report
 
     def _plan(self, pool: Pool, report: Report) -> int:
@@ -160,7 +161,7 @@ class ScaleLoop:
 
     def _wait(self, pool: Pool, unplaced: Unplaced, report: Report) -> None:
         report.unplaced += 1
-        self._short[pool] = None
+        self._short[pool] = not unplaced.never
         in_s = self._unplaced.note(pool, unplaced, self._clock())
         if in_s is not None and pool not in self._timers:
             self._timers[pool] = asyncio.get_running_loop().call_later(in_s, self._pools.touch, pool)
