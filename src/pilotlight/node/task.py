@@ -130,6 +130,9 @@ class Task:
                 message = str(error)
             except OSError as error:
                 message = f"Container {self.task_id} can't be set up on this machine: {error}. `pilotlight doctor` may know more."
+            except Exception as error:  # a fault of ours must count as a failed start, or it would be tried for ever
+                log.error("setup_crashed", task_id=self.task_id, exc_info=error)
+                message = f"Setting up container {self.task_id} failed inside Pilotlight; `pilotlight logs node` has the cause."
         finally:
             self._cancel_timers()
             self._report(ended, message)

@@ -33,7 +33,7 @@ class Fakes:
         self.may_prepare.set()
         self.started = asyncio.Event()
         self.exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
-        self.refusal: PilotlightError | None = None
+        self.refusal: Exception | None = None
         self.is_open = False
         self.print: OnOutput = lambda fd, data, at_ns: None
 
@@ -141,6 +141,14 @@ def test_a_death_for_memory_is_called_so() -> None:
         fakes.end(137, oom=True)
 
     assert run(scenario).reason == "oom"
+
+
+def test_a_fault_of_ours_in_the_set_up_counts_as_a_start_that_failed() -> None:
+    async def scenario(task: Task, fakes: Fakes, outbox: Outbox) -> None:
+        fakes.refusal = ExceptionGroup("of ours", [KeyError("x")])
+
+    end = run(scenario)
+    assert (end.reason, end.exit_code) == ("setup_failed", 1) and "pilotlight logs node" in end.message
 
 
 def test_a_set_up_that_fails_says_why() -> None:
