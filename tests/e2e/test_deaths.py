@@ -61,6 +61,13 @@ def test_after_a_reboot_all_that_was_deployed_is_back(platform: Platform) -> Non
     until(lambda: not platform.status()["containers"], "nothing of the app is left")
 
 
+def test_a_reboot_in_the_middle_of_a_map_loses_and_doubles_nothing(platform: Platform) -> None:
+    program = platform.start("restarts.py", "map")
+    program.until("results so far: 50")
+    reboot(platform)
+    assert "all is well" in program.end().out, program.text
+
+
 def ready(platform: Platform) -> set[str]:
     return {container["function"] for container in platform.status()["containers"] if container["state"] == "ready"}
 
