@@ -9,7 +9,7 @@ from typing import Any
 from modal_proto import api_pb2
 
 from pilotlight.core.containers import ContainerSpec, Exit, OnOutput
-from pilotlight.core.errors import InvalidInput, NotFound, PilotlightError
+from pilotlight.core.errors import InvalidInput, NotFound
 from pilotlight.node.outbox import Outbox
 from pilotlight.node.task import Task
 from pilotlight.wire import platform_pb2
