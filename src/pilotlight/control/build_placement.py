@@ -37,4 +37,6 @@ def add_gpus(gpus: Gpus, command: platform_pb2.StartBuild) -> None:
 
 def _view(gpus: Gpus, node: NodeSession, is_cordoned: bool) -> NodeView:
     totals, free, failed = gpus.totals(node.node_id), gpus.free(node.node_id), gpus.failed(node.node_id)
-    return NodeView(node.node_id, node.milli_cpu, node.memory_mib, gpus=totals, free_gpus=free, failed_gpus=failed, cordoned=is_cordoned)
+    return NodeView(
+        node.node_id, node.milli_cpu, node.memory_mib, gpus=totals, free_gpus=free, failed_gpus=failed, cordoned=is_cordoned
+    )
