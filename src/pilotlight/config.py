@@ -91,6 +91,7 @@ class Settings(BaseSettings):
     web_max_waiting: int = 2000  # requests of one function that may wait for a container
     tunnel_tls: str = ""  # where modal.forward is reached by TLS; empty: TUNNELS, or where that is taken a port that is free
     tunnel_ports: Annotated[str, AfterValidator(_ports)] = "20000-20999"  # of the same address, for raw tunnels
+    bucket_allow_local: bool = False  # bucket mounts may name stores on this machine itself
     webhook_allow_private: bool = False  # completion webhooks may be sent to addresses that are not public
     tls_cert: Annotated[Path | None, BeforeValidator(_absolute_or_none)] = None  # PEM chain: both addresses speak TLS then
     tls_key: Annotated[Path | None, BeforeValidator(_absolute_or_none)] = None

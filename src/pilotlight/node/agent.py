@@ -254,7 +254,12 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
         starter = GpuRuntime(runtime, gpus)
         builder = Builder(settings, starter, layers, mounts)
         surroundings = surroundings_of(settings)
-        buckets = Buckets(settings.run_dir / "buckets", lambda: runtime.mount_namespace, surroundings.own_env())
+        buckets = Buckets(
+            settings.run_dir / "buckets",
+            lambda: runtime.mount_namespace,
+            surroundings.own_env(),
+            allow_local=settings.bucket_allow_local,
+        )
         agent = Agent(settings, starter, packer, builder, surroundings, garbage, gpus, buckets)
         running = asyncio.get_running_loop().create_task(agent.run())
         known = asyncio.get_running_loop().create_task(agent.connected.wait())

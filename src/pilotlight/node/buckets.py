@@ -10,6 +10,7 @@ beginning to their end, and not changed in between.
 
 import asyncio
 import contextlib
+import ipaddress
 import shutil
 import socket
 from collections import deque
@@ -17,6 +18,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -52,10 +54,13 @@ class _Mounted:
 class Buckets:
     """All mounted buckets of this machine's containers. `namespace` gives a descriptor of the mount namespace of their set-up."""
 
-    def __init__(self, directory: Path, namespace: Callable[[], int], environment: Mapping[str, str]) -> None:
-        """`environment`: the operator's proxies and authorities, for the way to the stores."""
+    def __init__(
+        self, directory: Path, namespace: Callable[[], int], environment: Mapping[str, str], *, allow_local: bool = False
+    ) -> None:
+        """`environment`: the operator's proxies and authorities, for the way to the stores. `allow_local`: to some on this machine."""
         self._directory = directory
         self._namespace = namespace
+        self._allow_local = allow_local
         self._environment = {"PATH": _PATH, **environment}
         self._mounted: dict[str, list[_Mounted]] = {}  # by task id
 
@@ -85,6 +90,8 @@ class Buckets:
             shutil.rmtree(self._directory / task_id, ignore_errors=True)
 
     async def _mount(self, task_id: str, index: int, mount: BucketMount) -> Path:
+        if mount.endpoint and not self._allow_local:
+            await _require_elsewhere(mount)
         point = self._directory / task_id / str(index)
         point.mkdir(mode=0o711)
         environment = {**self._environment, **_remote(mount)}
@@ -155,6 +162,34 @@ def _remote(mount: BucketMount) -> dict[str, str]:
     }
     settings = {f"RCLONE_CONFIG_{_REMOTE}_{name}": value for name, value in values.items() if value}
     return {"RCLONE_CONFIG": "/dev/null", **settings}
+
+
+async def _require_elsewhere(mount: BucketMount) -> None:
+    """Raise NotAllowed for a store on this machine: the connection is made from its network, which containers must not reach."""
+    host = urlsplit(mount.endpoint).hostname or ""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise _refused(mount, [f"{host} is not known here: {error.strerror}"]) from error
+    for family, _, _, _, place in found:
+        if _is_here(family, str(place[0])):
+            raise errors.NotAllowed(
+                f"Bucket {mount.bucket!r} at {mount.endpoint} can't be mounted: {place[0]} is an address of this machine. "
+                "Name a store elsewhere, or have the operator set PILOTLIGHT_BUCKET_ALLOW_LOCAL=1."
+            )
+
+
+def _is_here(family: int, address: str) -> bool:
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    parsed = getattr(parsed, "ipv4_mapped", None) or parsed
+    if parsed.is_loopback or parsed.is_link_local or parsed.is_unspecified:
+        return True
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))  # only an address of one's own can be bound
+        except OSError:
+            return False
+    return True
 
 
 async def _all(*work: Coroutine[Any, Any, T]) -> list[T]:
