@@ -57,7 +57,7 @@ class Buckets:
     def __init__(
         self, directory: Path, namespace: Callable[[], int], environment: Mapping[str, str], *, allow_local: bool = False
     ) -> None:
-        """`environment`: the operator's proxies and authorities, for the way to the stores. `allow_local`: to some on this machine."""
+        """`environment`: proxies and authorities of the operator, for the way to stores; `allow_local`: on this machine too."""
         self._directory = directory
         self._namespace = namespace
         self._allow_local = allow_local
