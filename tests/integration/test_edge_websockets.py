@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.web_platform import DEADLINE_S, Died, WebPlatform, web_platform
+from support.web_platform import DEADLINE_S, Aside, Died, WebPlatform, web_platform
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -149,5 +149,76 @@ def test_an_app_may_talk_without_being_asked_and_end_first(tmp_path: Path) -> No
         async with connect(address(platform)) as client:
             assert [message async for message in client] == [str(number) for number in range(100)]
             assert client.close_code == 1000
+
+    play(tmp_path, app, scenario, 1)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"type": "websocket.accept", "headers": [(b"x-a", b"b\r\nx-c: d")]},
+        {"type": "websocket.accept", "headers": [(b"x a", b"b")]},
+        {"type": "websocket.accept", "headers": [], "subprotocol": "one\r\nx-c: d"},
+        {"type": "http.response.start", "status": 200, "headers": []},
+        Aside("bl-nothing"),
+    ],
+)
+def test_a_client_does_not_wait_for_an_app_whose_answer_is_none(tmp_path: Path, said: Any) -> None:
+    was_told, may_end = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert (await receive())["type"] == "websocket.connect"
+        await send(said)
+        assert (await receive())["type"] == "websocket.disconnect"
+        was_told.set()
+        await may_end.wait()
+
+    async def scenario(platform: WebPlatform) -> None:
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(address(platform), subprotocols=["one"])  # type: ignore[list-item]
+        assert refused.value.response.status_code in (500, 502)
+        assert "x-c" not in refused.value.response.headers
+        await was_told.wait()
+        may_end.set()
+        await platform.server.until(lambda server: server.loads and not server.loads[-1].running)
+
+    play(tmp_path, app, scenario, 1)
+
+
+def test_a_connection_that_breaks_on_our_side_is_closed_before_the_app_ends(tmp_path: Path) -> None:
+    may_end = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send(Aside("bl-nothing"))
+        assert (await receive())["type"] == "websocket.disconnect"
+        await may_end.wait()
+
+    async def scenario(platform: WebPlatform) -> None:
+        async with connect(address(platform)) as client:
+            with pytest.raises(ConnectionClosed) as closed:
+                await client.recv()
+            assert closed.value.rcvd is not None and closed.value.rcvd.code == 1011
+        may_end.set()
+        await platform.server.until(lambda server: server.loads and not server.loads[-1].running)
+
+    play(tmp_path, app, scenario, 1)
+
+
+def test_headers_of_the_connection_are_not_for_the_app_to_set(tmp_path: Path) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        headers = [(b"Connection", b"close"), (b"content-length", b"3"), (b"x-a", b"b"), (b"x-request-id", b"mine")]
+        await send({"type": "websocket.accept", "headers": headers})
+        await send({"type": "websocket.send", "text": "hello"})
+
+    async def scenario(platform: WebPlatform) -> None:
+        async with connect(address(platform)) as client:
+            assert client.response is not None
+            headers = client.response.headers
+            assert headers.get_all("connection") == ["Upgrade"] and "content-length" not in headers
+            assert (headers["x-a"], headers.get_all("x-request-id")) == ("b", ["mine"])
+            assert await client.recv() == "hello"
 
     play(tmp_path, app, scenario, 1)

@@ -5,7 +5,7 @@ an error instead of a broken stream.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 
 import structlog
 from modal_proto import api_pb2
@@ -72,10 +72,7 @@ class Response:
         status = start.status
         if not 200 <= status < 600:
             raise Refusal(502, f"the app answered with status {status}, which is none")
-        headers = [header for header in pairs(start.headers) if header[0].lower() not in OF_THE_CONNECTION]
-        _check(headers)
-        own = {name.lower() for name, _ in headers}
-        headers += [header for header in self.ids if header[0] not in own]
+        headers = headers_of(start.headers, self.ids, OF_THE_CONNECTION)
         self._has_body = self._method != "HEAD" and status not in WITHOUT_BODY
         self._record.status = status
         self.is_started = True
@@ -95,9 +92,22 @@ class Response:
         self.is_complete = not piece.more_body
 
 
+def headers_of(flat: Iterable[bytes], ids: Sequence[Header], not_its: Container[bytes]) -> list[Header]:
+    """An app's headers, less those that are not its to set, with the ids that it did not set itself; raises Refusal."""
+    headers = [header for header in pairs(flat) if header[0].lower() not in not_its]
+    _check(headers)
+    own = {name.lower() for name, _ in headers}
+    return headers + [header for header in ids if header[0] not in own]
+
+
 def _check(headers: Sequence[Header]) -> None:
     for name, value in headers:
-        if not _NAME.fullmatch(name) or _BAD_VALUE.search(value):
+        if not _NAME.fullmatch(name) or not is_value(value):
             raise Refusal(502, f"the app sent a header that HTTP does not allow: {name!r}")
         if name.lower() == b"content-length" and not value.isdigit():
             raise Refusal(502, f"the app sent a content-length that is no number: {value!r}")
+
+
+def is_value(value: bytes) -> bool:
+    """Whether HTTP allows this as the value of a header (RFC 9110, 5.5)."""
+    return _BAD_VALUE.search(value) is None

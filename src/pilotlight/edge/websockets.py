@@ -15,10 +15,9 @@ from pilotlight.edge import messages
 from pilotlight.edge.admission import Door
 from pilotlight.edge.bodies import Put
 from pilotlight.edge.exchange import Containers, Exchange, Left
-from pilotlight.edge.messages import pairs
 from pilotlight.edge.records import Record, Records
 from pilotlight.edge.refusals import Header, Refusal
-from pilotlight.edge.responses import CLIENT_LEFT
+from pilotlight.edge.responses import CLIENT_LEFT, OF_THE_CONNECTION, headers_of, is_value
 from pilotlight.edge.scopes import app_scope, head_of
 
 log = structlog.get_logger()
@@ -26,6 +25,7 @@ log = structlog.get_logger()
 MAX_MESSAGE_BYTES = 2 << 20
 NORMAL, FAILED = 1000, 1011  # RFC 6455, 7.4.1
 SWITCHED = 101
+NOT_THE_APPS = OF_THE_CONNECTION | {b"content-length"}  # of a handshake's answer, which has no body (RFC 9110, 8.6)
 
 
 class WebSockets:
@@ -45,9 +45,6 @@ class WebSockets:
             await socket.refuse(refusal)
         except (Left, ClientDisconnected):
             record.status = record.status or CLIENT_LEFT
-        except PilotlightError as error:
-            log.warning("websocket_broken_off", path=scope["path"], cause=str(error))
-            await socket.end(FAILED)
         finally:
             self._records.ended(record)
 
@@ -61,12 +58,10 @@ class WebSockets:
         exchange = Exchange(entry, messages.item(entry.call_id, told, entry.route.method_name), events, self._containers)
         reading = asyncio.get_running_loop().create_task(events.read(exchange))
         try:
-            await exchange.begin()
-            while (message := await exchange.next()) is not None:
-                await socket.pass_on(message)
-            if not socket.is_accepted:
-                raise exchange.failure()
-            await socket.end(NORMAL if exchange.has_succeeded else FAILED)
+            await self._converse(exchange, socket)
+        except (Refusal, PilotlightError) as error:
+            exchange.leave()  # its end may be far off: the client does not wait for it
+            await socket.refuse(error if isinstance(error, Refusal) else _unreadable(scope, error))
         except ClientDisconnected:
             exchange.leave()
             raise
@@ -76,6 +71,19 @@ class WebSockets:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
             await exchange.close()
+
+    async def _converse(self, exchange: Exchange, socket: "_Socket") -> None:
+        await exchange.begin()
+        while (message := await exchange.next()) is not None:
+            await socket.pass_on(message)
+        if not socket.is_accepted:
+            raise exchange.failure()
+        await socket.end(NORMAL if exchange.has_succeeded else FAILED)
+
+
+def _unreadable(scope: Scope, error: PilotlightError) -> Refusal:
+    log.warning("websocket_broken_off", path=scope["path"], cause=str(error))
+    return Refusal(502, "what the app sent can't be read")
 
 
 class _Events:
@@ -141,7 +149,7 @@ class _Socket:
         self.is_ended = False
 
     async def pass_on(self, message: api_pb2.Asgi | messages.Piece) -> None:
-        """Send what the app said; raises ClientDisconnected."""
+        """Send what the app said; raises ClientDisconnected, and Refusal for what can't be sent."""
         if isinstance(message, messages.Piece):
             return  # of a response, which a WebSocket has none of
         kind = message.WhichOneof("type")
@@ -181,10 +189,12 @@ class _Socket:
         await self._send({"type": "websocket.close", "code": code, "reason": reason})
 
     async def _accept(self, accept: api_pb2.Asgi.WebsocketAccept) -> None:
+        subprotocol = accept.subprotocol if accept.HasField("subprotocol") else None
+        if subprotocol is not None and not is_value(subprotocol.encode()):
+            raise Refusal(502, f"the app accepted a subprotocol that HTTP does not allow: {subprotocol!r}")
+        headers = headers_of(accept.headers, self.ids, NOT_THE_APPS)
         self.is_accepted = True
         self.record.status = SWITCHED
-        subprotocol = accept.subprotocol if accept.HasField("subprotocol") else None
-        headers = [*pairs(accept.headers), *self.ids]
         await self._send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": headers})
 
     async def _say(self, said: api_pb2.Asgi.WebsocketSend) -> None:
