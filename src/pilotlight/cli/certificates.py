@@ -18,9 +18,7 @@ def certified_host(chain: Path, address: str) -> str:
         certificate = x509.load_pem_x509_certificate(chain.read_bytes())
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (OSError, ValueError, ExtensionNotFound) as error:
-        raise InvalidInput(
-            f"the certificate {chain} can't be read, or names no host in its SAN: {error}"
-        ) from error
+        raise InvalidInput(f"the certificate {chain} can't be read, or names no host in its SAN: {error}") from error
     addresses = names.get_values_for_type(x509.IPAddress)
     if ipaddress.ip_address(address) in addresses:
         return _for_url(address)
