@@ -9,6 +9,7 @@ import socket
 import ssl
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import partial
 from weakref import WeakKeyDictionary
 
 import structlog
@@ -88,7 +89,18 @@ class Tunnels:
         if told.raw_port:
             listener = _listen(self._raw_address, told.raw_port)
             opened.serving = asyncio.get_running_loop().create_task(self._serve_raw(opened, listener))
+            opened.serving.add_done_callback(partial(self._served_raw, opened, listener))
         return opened
+
+    def _served_raw(self, opened: _Open, listener: socket.socket, serving: asyncio.Task[None]) -> None:
+        listener.close()
+        if serving.cancelled() or (error := serving.exception()) is None:
+            return
+        told = opened.told
+        log.error("tunnel_not_served", label=told.label, port=told.raw_port, exc_info=error)
+        if self._open.get(told.label) is opened:
+            self.drop(told.label)
+            self._say(told.label, f"port {told.raw_port} of {self._raw_address} is not served any more ({error})")
 
     # ---- connections ----
 

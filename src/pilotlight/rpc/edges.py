@@ -1,16 +1,12 @@
 """The stream of an edge: what requests there are goes to the use cases, what they decide goes back to it."""
 
-import asyncio
-from collections.abc import Sequence
-
 import structlog
 
 from pilotlight.control.edges import EdgeSession
 from pilotlight.control.recovery import Recovery
 from pilotlight.control.tunnels import Tunnels
 from pilotlight.control.web import Web
-from pilotlight.core import errors
-from pilotlight.rpc.authentication import check_node_token
+from pilotlight.rpc.streams import converse, is_ours
 from pilotlight.wire import platform_pb2
 from pilotlight.wire.frames import Frames
 
@@ -34,34 +30,20 @@ class EdgeService:
         if first is None:
             return
         hello = first.events[0].hello if first.events else platform_pb2.EdgeHello()
-        try:
-            check_node_token(hello.token, self._node_token)
-        except errors.BadCredentials as error:
-            refused = platform_pb2.EdgeCommand(refused=platform_pb2.Refused(why=str(error)))
-            await frames.send(platform_pb2.ToEdge(commands=[refused]))
+
+        async def refuse(refused: platform_pb2.Refused) -> None:
+            await frames.send(platform_pb2.ToEdge(commands=[platform_pb2.EdgeCommand(refused=refused)]))
+
+        if not await is_ours(hello.token, self._node_token, refuse):
             return
         # Until nodes have said which containers they kept, an edge goes by what it knew before.
         await self._recovery.complete.wait()
         session = EdgeSession()
         await self._web.join(session, hello.loads)
         try:
-            await self._converse(session, frames, list(first.events[1:]))
+            await converse(session, frames, first.events[1:], lambda event: self._handle(session, event))
         finally:
             self._web.leave(session)
-
-    async def _converse(self, session: EdgeSession, frames: EdgeFrames, events: Sequence[platform_pb2.EdgeEvent]) -> None:
-        writer = asyncio.get_running_loop().create_task(_write(session, frames))
-        try:
-            while True:
-                for event in events:
-                    self._handle(session, event)
-                message = await frames.receive()
-                if message is None or session.closed:
-                    return
-                events = message.events
-        finally:
-            session.close()
-            await writer
 
     def _handle(self, session: EdgeSession, event: platform_pb2.EdgeEvent) -> None:
         kind = event.WhichOneof("event")
@@ -74,14 +56,3 @@ class EdgeService:
                 self._tunnels.answered(event.tunnel_opened)
             case _:
                 log.debug("edge_event_ignored", kind=kind)
-
-
-async def _write(session: EdgeSession, frames: EdgeFrames) -> None:
-    try:
-        while (message := await session.next_message()) is not None:
-            await frames.send(message)
-    except ConnectionError as error:
-        log.info("edge_stream_broken", error=str(error))
-    finally:
-        session.close()
-        frames.close()

@@ -13,8 +13,7 @@ from pilotlight.control.node_output import NodeOutput
 from pilotlight.control.nodes import NodeSession
 from pilotlight.control.recovery import Recovery
 from pilotlight.control.tasks import Tasks
-from pilotlight.core import errors
-from pilotlight.rpc.authentication import check_node_token
+from pilotlight.rpc.streams import converse, is_ours
 from pilotlight.wire import platform_pb2
 from pilotlight.wire.frames import Frames
 
@@ -54,11 +53,11 @@ class NodeService:
         if first is None:
             return
         hello = first.events[0].hello if first.events else platform_pb2.NodeHello()
-        try:
-            check_node_token(hello.token, self._node_token)
-        except errors.BadCredentials as error:
-            refused = platform_pb2.NodeCommand(refused=platform_pb2.Refused(why=str(error)))
-            await frames.send(platform_pb2.ToNode(commands=[refused]))
+
+        async def refuse(refused: platform_pb2.Refused) -> None:
+            await frames.send(platform_pb2.ToNode(commands=[platform_pb2.NodeCommand(refused=refused)]))
+
+        if not await is_ours(hello.token, self._node_token, refuse):
             return
         session = NodeSession(
             node_id=hello.node_id,
@@ -77,24 +76,15 @@ class NodeService:
         try:
             unknown = await self._recovery.join(session, hello.tasks)
             session.outgoing[0].welcome.unknown_tasks.extend(unknown)
-            await self._converse(session, frames, list(first.events[1:]))
+            await self._converse(session, frames, first.events[1:])
         finally:
             await self._recovery.leave(session)
 
     async def _converse(self, session: NodeSession, frames: NodeFrames, events: Sequence[platform_pb2.NodeEvent]) -> None:
-        writer = asyncio.get_running_loop().create_task(_write(session, frames))
         work: set[asyncio.Task[None]] = set()
         try:
-            while True:
-                for event in events:
-                    self._handle(session, event, work)
-                message = await frames.receive()
-                if message is None or session.closed:
-                    return
-                events = message.events
+            await converse(session, frames, events, lambda event: self._handle(session, event, work))
         finally:
-            session.close()
-            await writer
             if work:
                 await asyncio.wait(work)
 
@@ -128,17 +118,6 @@ class NodeService:
                 _spawn(work, self._images.finished(event.build_finished))
             case _:
                 log.debug("node_event_ignored", kind=kind)
-
-
-async def _write(session: NodeSession, frames: NodeFrames) -> None:
-    try:
-        while (message := await session.next_message()) is not None:
-            await frames.send(message)
-    except ConnectionError as error:
-        log.info("node_stream_broken", node_id=session.node_id, error=str(error))
-    finally:
-        session.close()
-        frames.close()
 
 
 def _spawn(work: set[asyncio.Task[None]], coroutine: Any) -> None:
