@@ -401,6 +401,13 @@ class Functions:
         """Drop what is cached of a function that nobody uses."""
         self._records.pop(function_id, None)
 
+    async def remove_unused(self, function_ids: Sequence[str]) -> None:
+        """Forget bound functions that nobody uses, and their rows unless a call, a container or a setting names them."""
+        for function_id in function_ids:
+            self.forget_one(function_id)
+        if function_ids:
+            await self._database.write(lambda connection: store.remove_unused(connection, function_ids))
+
     def forget(self, app_id: str) -> None:
         """Drop what is cached of an app that has ended."""
         for function_id in [record.function_id for record in self._records.values() if record.app_id == app_id]:

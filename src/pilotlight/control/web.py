@@ -144,27 +144,35 @@ class Web:
         bound_id = self._functions.bound_id(record, request)
         if bound_id not in known and len(known) >= MAX_PARAMETER_SETS:
             raise errors.OverLimit(f"{record.tag} is served with {MAX_PARAMETER_SETS} sets of parameters, which is the limit.")
+        is_new = bound_id not in known
         known[bound_id] = asyncio.get_running_loop().time()
-        await self._functions.bind(request)
-        self.serving_changed(await self._pools.taking_work(bound_id))
+        try:
+            await self._functions.bind(request)
+            pool = await self._pools.taking_work(bound_id)
+        except BaseException:
+            if is_new:
+                known.pop(bound_id, None)  # what can't be served takes no one's place
+            raise
+        self.serving_changed(pool)
         return bound_id
 
     async def collect(self) -> int:
-        """Forget parameter sets that nobody uses; returns how many."""
+        """Forget parameter sets that nobody has used for long; returns how many."""
         before = asyncio.get_running_loop().time() - IDLE_SET_S
-        count = 0
+        gone: list[str] = []
         for known in self._sets.values():
             for bound_id in [bound_id for bound_id, at in known.items() if at < before]:
                 pool = self._pools.find(bound_id)
-                if pool is not None and (pool.tasks or pool.queue or pool.web_waiting):
+                if pool is not None and (pool.tasks or pool.queue or pool.web_waiting or pool.used_at >= before):
                     known[bound_id] = asyncio.get_running_loop().time()
                     continue
                 del known[bound_id]
                 self._drop(bound_id)
                 if pool is not None:
                     self._pools.drop(pool)
-                count += 1
-        return count
+                gone.append(bound_id)
+        await self._functions.remove_unused(gone)
+        return len(gone)
 
     # ---- edges ----
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, literal, select, update
+from sqlalchemy import Connection, Row, delete, exists, insert, literal, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from pilotlight.store.tables import classes, definitions, functions
+from pilotlight.store.tables import autoscalers, calls, classes, definitions, functions, tasks
 
 
 def insert_function(connection: Connection, row: dict[str, Any]) -> None:
@@ -68,6 +68,14 @@ def newest_definition(connection: Connection, function_id: str) -> Row[*tuple[An
         .limit(1)
     )
     return connection.execute(query).first()
+
+
+def remove_unused(connection: Connection, function_ids: Sequence[str]) -> None:
+    """Remove those of these bound functions that no call, container or setting refers to."""
+    users = (calls, tasks, autoscalers)
+    unused = (~exists().where(table.c.function_id == functions.c.function_id) for table in users)
+    wanted = functions.c.function_id.in_(function_ids)
+    connection.execute(delete(functions).where(wanted, functions.c.parent_id.is_not(None), *unused))
 
 
 def insert_class(connection: Connection, row: dict[str, Any]) -> None:

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from heart import FakeNode, Heart, beat
 from modal_proto import api_pb2
+from sqlalchemy import Connection, text
 
+from pilotlight.control import web
 from pilotlight.control.edges import EdgeSession
 from pilotlight.control.live import LiveTask
 from pilotlight.core import errors
@@ -308,15 +310,7 @@ def test_no_function_takes_a_host_of_the_platform(tmp_path: Path) -> None:
 
 def test_parameters_of_a_class_choose_the_containers(tmp_path: Path) -> None:
     async def scenario(heart: Heart) -> None:
-        spec = api_pb2.ClassParameterSpec(name="who", type=api_pb2.PARAM_TYPE_STRING)
-        info = api_pb2.ClassParameterInfo(
-            format=api_pb2.ClassParameterInfo.PARAM_SERIALIZATION_FORMAT_PROTO,
-            schema=[spec],
-        )
-        method = api_pb2.MethodDefinition(function_name="Greeter.hello", webhook_config=ASGI)
-        function_id = await heart.define(
-            "Greeter.*", is_class=True, class_parameter_info=info, method_definitions={"hello": method}
-        )
+        function_id = await greeter(heart)
         node, edge = FakeNode(heart), FakeEdge(heart)
         await node.connect()
         await edge.connect()
@@ -334,6 +328,55 @@ def test_parameters_of_a_class_choose_the_containers(tmp_path: Path) -> None:
         assert task.pool.function_id == ann
         with pytest.raises(errors.InvalidInput, match="'who'"):
             await heart.server.web.bind(function_id, {})
+
+    beat(tmp_path, scenario)
+
+
+async def greeter(heart: Heart) -> str:
+    spec = api_pb2.ClassParameterSpec(name="who", type=api_pb2.PARAM_TYPE_STRING)
+    info = api_pb2.ClassParameterInfo(format=api_pb2.ClassParameterInfo.PARAM_SERIALIZATION_FORMAT_PROTO, schema=[spec])
+    method = api_pb2.MethodDefinition(function_name="Greeter.hello", webhook_config=ASGI)
+    return await heart.define("Greeter.*", is_class=True, class_parameter_info=info, method_definitions={"hello": method})
+
+
+def test_parameters_that_could_not_be_bound_take_nobodys_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(heart: Heart) -> None:
+        function_id = await greeter(heart)
+        monkeypatch.setattr(web, "MAX_PARAMETER_SETS", 1)
+
+        def refuse(connection: Connection) -> None:
+            connection.execute(text("CREATE TRIGGER no BEFORE INSERT ON functions BEGIN SELECT RAISE(ABORT, 'broken'); END"))
+
+        await heart.server.database.write(refuse)
+        with pytest.raises(Exception, match="broken"):
+            await heart.server.web.bind(function_id, {"who": "Ann"})
+        await heart.server.database.write(lambda connection: connection.execute(text("DROP TRIGGER no")))
+        bob = await heart.server.web.bind(function_id, {"who": "Bob"})
+        assert await heart.server.web.bind(function_id, {"who": "Bob"}) == bob
+        with pytest.raises(errors.OverLimit):
+            await heart.server.web.bind(function_id, {"who": "Ann"})
+
+    beat(tmp_path, scenario)
+
+
+def test_parameters_of_strangers_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(heart: Heart) -> None:
+        function_id = await greeter(heart)
+        node = FakeNode(heart)
+        await node.connect()
+        ids = {who: await heart.server.web.bind(function_id, {"who": who}) for who in ("stranger", "caller", "worker")}
+        call = await heart.call(ids["caller"])
+        await heart.server.calls.cancel(call.call_id)
+        await node.exit(await node.start(ids["worker"]))
+        assert await heart.server.web.collect() == 0
+        monkeypatch.setattr(web, "IDLE_SET_S", -1.0)
+        assert await heart.server.web.collect() == 3
+        with pytest.raises(errors.NotFound):
+            await heart.server.functions.get(ids["stranger"])
+        for used in ("caller", "worker"):  # books and results still speak of these
+            assert (await heart.server.functions.get(ids[used])).parent_id == function_id
+        assert await heart.server.web.bind(function_id, {"who": "stranger"}) == ids["stranger"]
+        assert (await heart.server.functions.get(ids["stranger"])).parent_id == function_id
 
     beat(tmp_path, scenario)
 
