@@ -34,7 +34,12 @@ def spawn_map(function: modal.Function, count: int) -> dict[str, object]:
     return {"elapsed_s": time.perf_counter() - started}
 
 
-WORK = {"call": call, "map": map_, "spawn_map": spawn_map}
+def ask(function: modal.Function, count: int) -> dict[str, object]:
+    """One call with that number, and what it returned."""
+    return {"answer": function.remote(count)}
+
+
+WORK = {"ask": ask, "call": call, "map": map_, "spawn_map": spawn_map}
 
 
 def main() -> None:

@@ -5,13 +5,16 @@ import os
 import select
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 REPLY_TIMEOUT_S = 300.0
 LOG_TAIL_CHARACTERS = 3000
+MEMORY_INTERVAL_S = 0.02
 # util-linux's own: the kernel ends the child even if we are killed outright. It executes the command in its own place.
 _BOUND_TO_US = ("setpriv", "--pdeathsig", "KILL", "--")
 
@@ -85,6 +88,27 @@ def memory_bytes(pid: int) -> int:
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
     raise Failed(f"process {pid} has no memory of its own: it has ended")
+
+
+@contextmanager
+def watched(pids: Mapping[str, int]) -> Generator[dict[str, int], None, None]:
+    """By how many bytes the memory of the processes grew, at most, in the block. The dict is filled at its end."""
+    start = {name: memory_bytes(pid) for name, pid in pids.items()}
+    peak, growth, is_over = dict(start), dict[str, int](), threading.Event()
+
+    def look() -> None:
+        while not is_over.wait(MEMORY_INTERVAL_S):
+            for name, pid in pids.items():
+                peak[name] = max(peak[name], memory_bytes(pid))
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        yield growth
+    finally:
+        is_over.set()
+        watcher.join()
+        growth.update((name, peak[name] - start[name]) for name in pids)
 
 
 def clean_environment(**added: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench import platform
 
-BENCHES = ("warm", "hello", "spawn", "state", "web")
+BENCHES = ("warm", "hello", "spawn", "state", "web", "volumes")
 
 
 def main() -> None:

@@ -14,7 +14,6 @@ import argparse
 import statistics
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,13 +24,12 @@ from modal_proto import api_pb2
 
 from bench import floor, platform, web_load
 from bench.figures import Figures, medians, percentiles, show
-from bench.processes import Failed, Process, clean_environment, cpu_s, memory_bytes
+from bench.processes import Failed, Process, clean_environment, cpu_s, watched
 from bench.web_load import Site
 from bench.web_program import APP, FUNCTION, REQUESTS_AT_ONCE
 
 MODULE = "bench.web_program"
 WARM_UP_S = 2.0
-MEMORY_INTERVAL_S = 0.02
 RATES = ("requests_per_s", "upload_mb_per_s", "download_mb_per_s")
 
 
@@ -129,27 +127,6 @@ def measured(side: Side, options: argparse.Namespace) -> Figures:
             figures[f"{name}_mb_per_s"] = transfer(side.site, options.mib << 20) / 1e6
         figures |= {f"{name}: {process}_growth_mib": size / (1 << 20) for process, size in growth.items()}
     return figures
-
-
-@contextmanager
-def watched(pids: Mapping[str, int]) -> Generator[dict[str, int], None, None]:
-    """By how many bytes the memory of the processes grew, at most, in the block. The dict is filled at its end."""
-    start = {name: memory_bytes(pid) for name, pid in pids.items()}
-    peak, growth, is_over = dict(start), dict[str, int](), threading.Event()
-
-    def look() -> None:
-        while not is_over.wait(MEMORY_INTERVAL_S):
-            for name, pid in pids.items():
-                peak[name] = max(peak[name], memory_bytes(pid))
-
-    watcher = threading.Thread(target=look)
-    watcher.start()
-    try:
-        yield growth
-    finally:
-        is_over.set()
-        watcher.join()
-        growth.update((name, peak[name] - start[name]) for name in pids)
 
 
 def compare(sides: Mapping[str, Side], work: Callable[[Side], Figures], rounds: int) -> dict[str, Figures]:
