@@ -26,6 +26,7 @@ import uvloop
 from pilotlight.edge.admission import Door
 from pilotlight.edge.dispatch import Dispatch
 from pilotlight.edge.metrics import EdgeMetrics
+from pilotlight.edge.own_urls import OwnUrls
 from pilotlight.edge.ports.exchange import Relay
 from pilotlight.edge.ports.protocol import protocol_with
 from pilotlight.edge.ports.upstream import Pool
@@ -118,7 +119,7 @@ async def relay(port: int, pages: int, uploads: int) -> None:
         routes.set(WebRoute(label=label, function_id=label, kind=WebRoute.PORT, port=to, title=label))
         dispatch.set_function(WebFunction(function_id=label, tasks=[WebTask(task_id=label, address="127.0.0.1", slots=1000)]))
     records = Records(EdgeMetrics(), lambda request: None)
-    protocol = protocol_with(Relay(routes, door, dispatch, records, Pool(), 150.0))
+    protocol = protocol_with(Relay(routes, door, dispatch, records, Pool(), 150.0, OwnUrls(b"key")))
     config = uvicorn.Config(None, http=protocol, port=port, ws="none", lifespan="off", access_log=False, log_config=None)  # type: ignore[arg-type]
     config.load_app = lambda: None  # type: ignore[method-assign]  # all hosts here are routes
     await uvicorn.Server(config).serve()

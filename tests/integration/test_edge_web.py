@@ -14,8 +14,10 @@ import pytest
 from modal_proto import api_pb2
 from support.web_platform import DEADLINE_S, FUNCTION, Aside, WebPlatform, route, web_platform
 
+from pilotlight.core.blobs import BlobUrls
 from pilotlight.objects import Objects
-from pilotlight.wire.platform_pb2 import DropRoute, EdgeCommand, ProxyToken, ProxyTokens
+from pilotlight.objects.keys import load_or_create_key
+from pilotlight.wire.platform_pb2 import DropRoute, EdgeCommand, ProxyToken, ProxyTokens, WebRoute
 
 Scenario = Callable[[WebPlatform], Awaitable[None]]
 
@@ -379,6 +381,24 @@ def test_a_url_as_target_decides_the_host_for_all_who_ask_for_it(tmp_path: Path)
         assert (await asked(b"http://127.0.0.1/healthz", b"site.localhost")).endswith(b"ok\n")
 
     play(tmp_path, mirror, scenario)
+
+
+@pytest.mark.parametrize("kind", [WebRoute.ASGI, WebRoute.PORT])
+def test_signed_urls_are_the_platforms_own_at_every_host(tmp_path: Path, kind: WebRoute.Kind.ValueType) -> None:
+    """A function's domain may be the name by which clients reach the machine, also for their blobs."""
+
+    async def scenario(platform: WebPlatform) -> None:
+        key = load_or_create_key(platform.settings.keys_dir / "signing.key")
+        urls = BlobUrls(key, f"http://127.0.0.1:{platform.port}")
+        as_client = {"host": "buildbox.lan"}
+        assert (await platform.http.put(urls.upload_url("bl-1", 3), content=b"abc", headers=as_client)).status_code == 200
+        assert (await platform.http.get(urls.download_url("bl-1"), headers=as_client)).content == b"abc"
+        for other in (urls.download_url("bl-1") + "x", urls.upload_url("bl-1", 3), f"http://127.0.0.1:{platform.port}/healthz"):
+            answer = await platform.http.get(other, headers=as_client)
+            assert answer.content != b"abc" and answer.headers["x-request-id"].startswith("fc-")  # of the function
+
+    played = route(custom_domains=["buildbox.lan"], kind=kind, port=1)
+    play(tmp_path, mirror, scenario, commands=[played], web_redirect_after_s=5)
 
 
 async def until_found(platform: WebPlatform, label: str) -> None:

@@ -12,6 +12,7 @@ import uvicorn
 from pilotlight.edge.admission import Door
 from pilotlight.edge.dispatch import Dispatch
 from pilotlight.edge.metrics import EdgeMetrics
+from pilotlight.edge.own_urls import OwnUrls
 from pilotlight.edge.ports.exchange import Relay
 from pilotlight.edge.ports.protocol import protocol_with
 from pilotlight.edge.ports.upstream import Pool
@@ -119,7 +120,7 @@ async def relayed_edge(*, redirect_after_s: float = 0.0, max_rate: int = 0, **co
     listener = socket.create_server(("127.0.0.1", 0))
     edge = RelayedEdge(listener.getsockname()[1], routes, dispatch, proxy_auth, pool)
     records = Records(EdgeMetrics(), edge._ended)
-    protocol = protocol_with(Relay(routes, door, dispatch, records, pool, redirect_after_s))
+    protocol = protocol_with(Relay(routes, door, dispatch, records, pool, redirect_after_s, OwnUrls(b"key")))
     options: dict[str, Any] = {"ws": "none", "lifespan": "off", "access_log": False, "log_config": None, "interface": "asgi3"}
     server = _Started(uvicorn.Config(_page, http=protocol, timeout_graceful_shutdown=2, **(options | config)))
     serving = asyncio.create_task(server.serve([listener]))

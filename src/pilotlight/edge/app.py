@@ -1,5 +1,7 @@
 """What is at which host, and who may use it: web functions at hosts of their own, the edge's own pages at all others.
 
+URLs that the platform has signed are served at every host.
+
 Two doors lead here: the operator's address, and the link-local one that containers reach. At the second the edge's own pages are
 only those that a container may have; the rest does not exist there. Web functions are served at both.
 """
@@ -18,6 +20,7 @@ from pilotlight.core.errors import NotFound, PilotlightError
 from pilotlight.edge import errors
 from pilotlight.edge.blobs import Blobs
 from pilotlight.edge.metrics import EdgeMetrics, Measured, MetricsPage
+from pilotlight.edge.own_urls import OwnUrls
 from pilotlight.edge.volumes import Volumes
 from pilotlight.objects import Objects
 from pilotlight.volumes.places import Places
@@ -35,20 +38,24 @@ REFUSALS = {
 class ByHost:
     """The ASGI app of the edge: for each request the app of its host."""
 
-    def __init__(self, is_web: Callable[[str], bool], web: ASGIApp, sockets: ASGIApp, own: ASGIApp) -> None:
+    def __init__(self, is_web: Callable[[str], bool], urls: OwnUrls, web: ASGIApp, sockets: ASGIApp, own: ASGIApp) -> None:
         self._is_web = is_web
+        self._urls = urls
         self._web = web
         self._sockets = sockets
         self._own = own
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_socket = scope["type"] == "websocket"
-        if not self._is_web(host_of(scope)):
+        if not self._is_web(host_of(scope)) or self._is_signed(scope):
             await self._own(scope, receive, send)
         elif is_socket:
             await self._sockets(scope, receive, send)
         else:
             await self._web(scope, receive, send)
+
+    def _is_signed(self, scope: Scope) -> bool:
+        return scope["type"] == "http" and self._urls.has(scope["method"], scope["path"], scope["query_string"])
 
 
 def host_of(scope: Scope) -> str:

@@ -15,6 +15,7 @@ from pilotlight.edge.dispatch import Dispatch
 from pilotlight.edge.exchange import Containers
 from pilotlight.edge.link import Link
 from pilotlight.edge.metrics import EdgeMetrics
+from pilotlight.edge.own_urls import OwnUrls
 from pilotlight.edge.ports.exchange import Relay
 from pilotlight.edge.ports.upstream import Pool
 from pilotlight.edge.proxy_auth import ProxyAuth
@@ -56,8 +57,10 @@ class Edge:
         web = Web(self.door, containers, self.records, self.waiting, settings.web_redirect_after_s)
         sockets = WebSockets(self.door, containers, self.records)
         redirect_after_s = settings.web_redirect_after_s
-        self.relay = Relay(self.routes, self.door, self.dispatch, self.records, Pool(), redirect_after_s)
-        self.app: ASGIApp = ByHost(self.door.is_web, web, sockets, own_pages(settings, objects, signing_key, self.figures))
+        urls = OwnUrls(signing_key)
+        self.relay = Relay(self.routes, self.door, self.dispatch, self.records, Pool(), redirect_after_s, urls)
+        own = own_pages(settings, objects, signing_key, self.figures)
+        self.app: ASGIApp = ByHost(self.door.is_web, urls, web, sockets, own)
 
     async def run(self, tunnels: socket.socket | None = None) -> None:
         """Until cancelled. `tunnels`: the listener of tunnels by TLS."""

@@ -8,11 +8,13 @@ import asyncio
 import time
 from dataclasses import dataclass
 from typing import Protocol
+from urllib.parse import unquote
 
 import structlog
 
 from pilotlight.edge.admission import MAX_BODY_BYTES, Door, Entry, Head
 from pilotlight.edge.dispatch import Dispatch, Slot
+from pilotlight.edge.own_urls import OwnUrls
 from pilotlight.edge.ports.heads import (
     BadHead,
     Framing,
@@ -60,11 +62,15 @@ class Relay:
     records: Records
     pool: Pool
     redirect_after_s: float  # 0: never
+    urls: OwnUrls
 
-    def is_port(self, host: str) -> bool:
-        """Whether requests to this host go as bytes to a port of a container."""
-        route = self.routes.find(host)
-        return route is not None and route.kind == WebRoute.PORT
+    def is_port(self, request: RequestHead) -> bool:
+        """Whether a request goes as bytes to a port of a container."""
+        route = self.routes.find(request.host)
+        if route is None or route.kind != WebRoute.PORT:
+            return False
+        path, _, query = request.target.partition(b"?")
+        return not self.urls.has(request.method.decode("ascii"), unquote(path.decode("latin-1")), query)
 
 
 class Exchange:

@@ -200,7 +200,7 @@ class PortsProtocol(HttpConnection):
         self._in_head = False
         self._head_bytes = 0
         self._expect_no_head()
-        if not self.relay.is_port(head.host):
+        if not self.relay.is_port(head):
             if head.target != self.url:  # what comes after us goes by the Host header: it must find the same host there
                 others = [header for header in self.headers if header[0] != b"host"]
                 self.headers[:] = [(b"host", head.host.encode()), *others]
