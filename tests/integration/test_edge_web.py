@@ -401,6 +401,26 @@ def test_signed_urls_are_the_platforms_own_at_every_host(tmp_path: Path, kind: W
     play(tmp_path, mirror, scenario, commands=[played], web_redirect_after_s=5)
 
 
+def test_the_address_that_clients_print_of_an_app_says_what_to_do(tmp_path: Path) -> None:
+    async def scenario(platform: WebPlatform) -> None:
+        url = f"http://127.0.0.1:{platform.port}/apps/"
+        page = await platform.http.get(f"{url}ap-1a")
+        assert page.status_code == 200 and page.headers["content-type"].startswith("text/plain")
+        assert "modal app logs ap-1a " in page.text and "pilotlight status" in page.text
+        for other in ("fu-1a", "ap-%3Cb%3E", "ap-"):
+            assert (await platform.http.get(url + other)).status_code == 404
+
+    play(tmp_path, mirror, scenario)
+
+
+def test_pages_of_apps_are_not_for_containers(tmp_path: Path) -> None:
+    async def scenario(platform: WebPlatform) -> None:
+        for path in ("apps/ap-1a", "metrics"):
+            assert (await platform.http.get(f"http://127.0.0.1:{platform.port}/{path}")).status_code == 404
+
+    play(tmp_path, mirror, scenario, link_local_address="127.0.0.1")
+
+
 async def until_found(platform: WebPlatform, label: str) -> None:
     async with asyncio.timeout(DEADLINE_S):
         while (await platform.http.get(platform.url(label=label))).status_code == 404:

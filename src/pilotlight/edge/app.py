@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pilotlight.config import Settings
 from pilotlight.core.errors import NotFound, PilotlightError
-from pilotlight.edge import errors
+from pilotlight.edge import app_pages, errors
 from pilotlight.edge.blobs import Blobs
 from pilotlight.edge.metrics import EdgeMetrics, Measured, MetricsPage
 from pilotlight.edge.own_urls import OwnUrls
@@ -64,12 +64,13 @@ def host_of(scope: Scope) -> str:
 
 
 def own_pages(settings: Settings, objects: Objects, signing_key: bytes, figures: EdgeMetrics) -> Starlette:
-    """Blobs, blocks of volumes, metrics and the like."""
+    """Blobs, blocks of volumes, pages of apps, metrics and the like."""
     page = MetricsPage(figures, settings.inner_socket_path)
     routes = [
         *Blobs(objects, signing_key).routes(),
         *Volumes(Places(settings.volumes_path), signing_key).routes(),
         Route("/healthz", healthz),
+        Route(app_pages.PATH, hidden_from_containers(app_pages.app_page, settings.link_local_address), name="app_page"),
         Route("/metrics", hidden_from_containers(page.metrics, settings.link_local_address), name="metrics"),
     ]
     return Starlette(routes=routes, middleware=[Middleware(Measured, metrics=figures)], exception_handlers=REFUSALS)
