@@ -14,7 +14,10 @@ import pytest
 from modal_proto import api_pb2
 from support.web_platform import DEADLINE_S, FUNCTION, Aside, WebPlatform, route, web_platform
 
+from pilotlight.config import Settings
 from pilotlight.core.blobs import BlobUrls
+from pilotlight.edge.app import own_pages
+from pilotlight.edge.metrics import EdgeMetrics
 from pilotlight.objects import Objects
 from pilotlight.objects.keys import load_or_create_key
 from pilotlight.wire.platform_pb2 import DropRoute, EdgeCommand, ProxyToken, ProxyTokens, WebRoute
@@ -414,11 +417,19 @@ def test_the_address_that_clients_print_of_an_app_says_what_to_do(tmp_path: Path
 
 
 def test_pages_of_apps_are_not_for_containers(tmp_path: Path) -> None:
-    async def scenario(platform: WebPlatform) -> None:
-        for path in ("apps/ap-1a", "metrics"):
-            assert (await platform.http.get(f"http://127.0.0.1:{platform.port}/{path}")).status_code == 404
+    async def scenario() -> None:
+        settings, objects = Settings(state=tmp_path), Objects(tmp_path / "objects")
+        pages = own_pages(settings, objects, b"key", EdgeMetrics())
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(pages)) as http:
+            statuses = [
+                (await http.get(f"http://{address}/{path}")).status_code
+                for address in ("127.0.0.1", settings.link_local_address)
+                for path in ("apps/ap-1a", "healthz")
+            ]
+            assert statuses == [200, 200, 404, 200]
+        objects.close()
 
-    play(tmp_path, mirror, scenario, link_local_address="127.0.0.1")
+    asyncio.run(scenario())
 
 
 async def until_found(platform: WebPlatform, label: str) -> None:
