@@ -1,6 +1,8 @@
 """The object store on a real directory and in a bucket (obstore's, in memory): one suite for both."""
 
 import asyncio
+import errno
+import hashlib
 import os
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +12,7 @@ import pytest
 from obstore.store import MemoryStore
 
 from pilotlight.core.errors import InvalidInput, NotFound, WrongState
-from pilotlight.objects import Objects, blob_key, content_key, load_or_create_key, part_key
+from pilotlight.objects import Objects, blob_key, content_key, durable, load_or_create_key, part_key
 
 KEY = blob_key("bl-1")
 BLOCK = os.urandom(1 << 20)
@@ -131,6 +133,80 @@ def test_many_small_files_at_once(tmp_path: Path) -> None:
 
     asyncio.run(scenario())
     assert len(list((tmp_path / "sha256").iterdir())) == 300
+
+
+def test_a_batch_that_fails_is_acknowledged_to_nobody_and_the_next_one_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        store, keys = Objects(tmp_path), [content_key(f"{number:064x}") for number in range(20)]
+        monkeypatch.setattr(durable, "sync_file_system", failing)
+        outcomes = await asyncio.gather(*(store.put(key, b"x") for key in keys), return_exceptions=True)
+        assert outcomes[0] is None  # it came alone, before the others
+        assert [type(outcome) for outcome in outcomes[1:]] == [OSError] * 19
+        assert [await store.size(key) for key in keys] == [1] + [None] * 19
+        monkeypatch.undo()
+        await asyncio.gather(*(store.put(key, b"x") for key in keys))
+        assert [await store.size(key) for key in keys] == [1] * 20
+        store.close()
+
+    def failing(path: Path) -> None:
+        raise OSError(errno.EIO, "the disk is broken")
+
+    asyncio.run(scenario())
+    assert not list((tmp_path / "drafts").iterdir())
+
+
+def test_one_that_gives_up_takes_none_of_its_batch_along(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        store, keys = Objects(tmp_path), [content_key(f"{number:064x}") for number in range(20)]
+        writes = [asyncio.ensure_future(store.put(key, b"x")) for key in keys]
+        await asyncio.sleep(0)
+        writes[7].cancel()
+        outcomes = await asyncio.gather(*writes, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes if outcome] == [asyncio.CancelledError]
+        assert [await store.size(key) for number, key in enumerate(keys) if number != 7] == [1] * 19
+        store.close()
+
+    asyncio.run(scenario())
+
+
+def test_content_gets_another_name_if_it_has_the_hash(objects: Objects) -> None:
+    async def scenario() -> None:
+        data = BLOCK * 3
+        sha256, other = hashlib.sha256(data).hexdigest(), hashlib.sha256(b"other").hexdigest()
+        with pytest.raises(NotFound):
+            await objects.adopt(content_key(sha256), KEY, sha256)
+        await objects.put(KEY, blocks(3))
+        for _ in range(2):
+            await objects.adopt(content_key(sha256), KEY, sha256)
+        with pytest.raises(InvalidInput, match=f"{other} has the hash {sha256}"):
+            await objects.adopt(content_key(other), KEY, other)
+        assert not await objects.exists(content_key(other))
+        await objects.put(KEY, b"replaced")
+        assert await objects.get(content_key(sha256)) == data
+        await objects.adopt(content_key(other), KEY, hashlib.sha256(b"replaced").hexdigest())
+        await objects.delete(KEY)
+        assert await objects.get(content_key(other)) == b"replaced"
+
+    asyncio.run(scenario())
+
+
+def test_content_is_copied_where_a_file_can_have_one_name_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    async def scenario() -> None:
+        store, sha256 = Objects(tmp_path), hashlib.sha256(b"x").hexdigest()
+        await store.put(KEY, b"x")
+        monkeypatch.setattr(os, "link", refused)
+        await store.adopt(content_key(sha256), KEY, sha256)
+        assert await store.get(content_key(sha256)) == b"x"
+        assert not (tmp_path / KEY).samefile(tmp_path / content_key(sha256))
+        store.close()
+
+    asyncio.run(scenario())
+    assert not list((tmp_path / "drafts").iterdir())
 
 
 def test_abandoned_uploads_go_and_others_stay(tmp_path: Path) -> None:

@@ -9,12 +9,13 @@ import posixpath
 import re
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from pilotlight.core import errors, ids
 from pilotlight.core.names import check_object_name
 from pilotlight.objects import Objects, blob_key, content_key
+from pilotlight.objects.store import wrong_content
 from pilotlight.store import garbage
 from pilotlight.store import mounts as store
 from pilotlight.store.database import Database
@@ -26,6 +27,7 @@ MAX_FILES = 100_000  # of one mount
 MAX_CACHED_MOUNTS = 1_000
 MAX_KNOWN_CONTENTS = 200_000  # hashes known to be in the object store; a hash and a number each
 CHECKS_AT_ONCE = 64
+HASHED_AT_ONCE_BYTES = 64 << 10  # takes the loop less time than a thread's start and end
 RENEWED_EVERY_S = 600.0  # how often the row of a mount that is made again and again says so
 _HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -138,9 +140,13 @@ class Mounts:
     async def put_file(self, sha256: str, data: bytes) -> None:
         """Store a file's content; raises InvalidInput if it is not what its hash says. Safe to repeat."""
         key = content_key(sha256)
-        found = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
+
+        def digest() -> str:
+            return hashlib.sha256(data).hexdigest()
+
+        found = digest() if len(data) <= HASHED_AT_ONCE_BYTES else await asyncio.to_thread(digest)
         if found != sha256:
-            raise _wrong_content(sha256, found)
+            raise wrong_content(sha256, found)
         await self._removed([sha256])
         await self._objects.put(key, data)
         self._know(sha256, len(data))
@@ -149,8 +155,7 @@ class Mounts:
         """Store a file's content that was sent as a blob; raises InvalidInput, NotFound. Safe to repeat."""
         key = content_key(sha256)
         await self._removed([sha256])
-        blocks = self._objects.stream(blob_key(blob_id))
-        await self._objects.put(key, _verified(blocks, sha256))
+        await self._objects.adopt(key, blob_key(blob_id), sha256)
         self._know(sha256, await self._objects.size(key) or 0)
 
     async def _add(self, files: list[MountFile], name: str | None, environment_id: str | None) -> MountHandle:
@@ -254,19 +259,3 @@ class Mounts:
                 if size is not None:
                     self._know(sha256, size)
         return sizes
-
-
-def _wrong_content(sha256: str, found: str) -> errors.InvalidInput:
-    return errors.InvalidInput(
-        f"The content sent for {sha256} has the hash {found}: the file changed while it was being sent. Run the command again."
-    )
-
-
-async def _verified(blocks: AsyncIterator[bytes], sha256: str) -> AsyncIterator[bytes]:
-    """The blocks, and an error after the last one if they are not what the hash says: then nothing is stored."""
-    digest = hashlib.sha256()
-    async for block in blocks:
-        await asyncio.to_thread(digest.update, block)
-        yield block
-    if digest.hexdigest() != sha256:
-        raise _wrong_content(sha256, digest.hexdigest())

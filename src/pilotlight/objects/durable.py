@@ -1,11 +1,13 @@
 """Files that are whole or absent, and that outlast a loss of power once a write has returned.
 
 Each is written to a draft of its own in `drafts/`, synced, renamed to its place, and the directory of that place is synced. Those
-that arrive while a directory is being synced share the next sync, so that many small files cost little more than one each.
+that arrive while a directory is being synced share the next sync. Small ones that arrive while others are being written are the
+next batch: one thread writes them all, with one sync for many.
 """
 
 import asyncio
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -13,17 +15,23 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from pilotlight.core.errors import DiskFull
 from pilotlight.objects.names import PARTS
+from pilotlight.objects.syncing import make_directory, sync_directory, sync_file_system
 
 DRAFTS = "drafts"
 WRITERS = 16  # threads, most of which wait for the disk: concurrent syncs share a commit of the file system's journal
 SYNC_EVERY_BYTES = 64 << 20  # keeps the last sync of a large file short, and other writers' syncs too
 COPY_BYTES = 16 << 20
+SMALL_BYTES = 256 << 10  # files up to here are written in batches
+BATCH_FILES = 256  # open at once
+SYNC_ONE_BY_ONE = 4  # a batch of more files is synced with all that the file system has to write
+_NO_SECOND_NAME = (errno.EPERM, errno.EMLINK, errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS)
 
 T = TypeVar("T")
 
@@ -38,10 +46,14 @@ class DurableFiles:
         self._drafts.mkdir(mode=0o700, exist_ok=True)
         self._pool = ThreadPoolExecutor(WRITERS, thread_name_prefix="objects")
         self._directories = _SharedSyncs(self._pool)
+        self._batches = _Batches(self._run, self._write_batch)
 
     async def write(self, key: str, data: bytes) -> None:
         """Put a small file in place, replacing one that is there."""
         place = self._root / key
+        if len(data) <= SMALL_BYTES:
+            await self._batches.write(place, data)
+            return
         await self._run(lambda: self._write_at_once(place, data))
         await self._directories.sync(place.parent)
 
@@ -67,6 +79,14 @@ class DurableFiles:
                 await self._run(lambda part=part: draft.append_file(self._root / part))
 
         await self._through_draft(self._root / key, fill)
+
+    async def adopt(self, key: str, source: str, sha256_hex: str) -> bool:
+        """Give a file another name if it has that SHA-256; False if it has not, or can't have two. Raises FileNotFoundError."""
+        place = self._root / key
+        if not await self._run(lambda: self._adopt(place, self._root / source, sha256_hex)):
+            return False
+        await self._directories.sync(place.parent)
+        return True
 
     async def stream(self, key: str, start: int, end: int | None, block_bytes: int) -> AsyncIterator[bytes]:
         """Yield a file's bytes from `start` up to `end` (None: its end) in blocks; raises FileNotFoundError."""
@@ -114,6 +134,45 @@ class DurableFiles:
         finally:
             draft.discard()
 
+    def _adopt(self, place: Path, source: Path, sha256_hex: str) -> bool:
+        # A name for what is there now: who replaces the source makes another file, and nobody changes one.
+        draft = self._drafts / secrets.token_hex(16)
+        try:
+            os.link(source, draft)
+        except OSError as error:
+            if error.errno in _NO_SECOND_NAME:
+                return False
+            raise
+        try:
+            with draft.open("rb", buffering=0) as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != sha256_hex:
+                    return False
+            os.utime(draft)  # to the collector of garbage it is as old as its newest name
+            if not place.parent.is_dir():
+                make_directory(place.parent)
+            draft.rename(place)
+            return True
+        finally:
+            draft.unlink(missing_ok=True)  # still there if the place had this very file
+
+    def _write_batch(self, files: "Sequence[_SmallFile]") -> None:
+        """Put all in place, with that on disk; if it raises, none is known to be."""
+        drafts: list[_Draft] = []
+        try:
+            for file in files:
+                drafts.append(draft := self._new_draft())
+                draft.append(file.data)
+            one_by_one = len(files) <= SYNC_ONE_BY_ONE
+            if not one_by_one:
+                sync_file_system(self._drafts)
+            for file, draft in zip(files, drafts, strict=True):
+                draft.move_to(file.place, sync=one_by_one)
+        finally:
+            for draft in drafts:
+                draft.discard()
+        for directory in {file.place.parent for file in files}:
+            sync_directory(directory)
+
     async def _through_draft(self, place: Path, fill: Callable[["_Draft"], Awaitable[None]]) -> None:
         draft = self._new_draft()
         try:
@@ -134,6 +193,7 @@ class _Draft:
         # Others may read it: the directory above is closed to them, and the node agent shows content to containers of other users.
         self._descriptor: int | None = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         self._unsynced_bytes = 0
+        self._is_in_place = False
 
     def append(self, data: bytes) -> None:
         with self._lock:
@@ -149,16 +209,18 @@ class _Draft:
             while self._descriptor is not None and (count := os.copy_file_range(source.fileno(), self._descriptor, COPY_BYTES)):
                 self._count(count)
 
-    def move_to(self, place: Path) -> None:
+    def move_to(self, place: Path, *, sync: bool = True) -> None:
         with self._lock:
             if self._descriptor is None:
                 return
-            os.fsync(self._descriptor)
+            if sync:
+                os.fsync(self._descriptor)
             try:
                 self._path.rename(place)
             except FileNotFoundError:
-                _make_directory(place.parent)
+                make_directory(place.parent)
                 self._path.rename(place)
+            self._is_in_place = True
 
     def discard(self) -> None:
         """Close it, and remove it if it was not moved to its place."""
@@ -167,7 +229,8 @@ class _Draft:
                 return
             os.close(self._descriptor)
             self._descriptor = None
-            self._path.unlink(missing_ok=True)
+            if not self._is_in_place:
+                self._path.unlink(missing_ok=True)
 
     def _count(self, appended: int) -> None:
         assert self._descriptor is not None
@@ -175,6 +238,53 @@ class _Draft:
         if self._unsynced_bytes >= SYNC_EVERY_BYTES:
             os.fdatasync(self._descriptor)
             self._unsynced_bytes = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _SmallFile:
+    """A file on its way into a batch; `written` is done when it is on disk."""
+
+    place: Path
+    data: bytes
+    written: "asyncio.Future[None]"
+
+
+class _Batches:
+    """Small files, one batch at a time; those of a batch share its fate. Who comes while one is written is in the next."""
+
+    def __init__(
+        self, run: Callable[[Callable[[], None]], "asyncio.Future[None]"], write: Callable[[Sequence[_SmallFile]], None]
+    ) -> None:
+        self._run = run
+        self._write = write
+        self._waiting: list[_SmallFile] = []
+        self._is_writing = False
+
+    async def write(self, place: Path, data: bytes) -> None:
+        """Return when the file is in its place, and that on disk."""
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_SmallFile(place, data, written))
+        if not self._is_writing:
+            self._start()
+        await written
+
+    def _start(self) -> None:
+        files, self._waiting = self._waiting[:BATCH_FILES], self._waiting[BATCH_FILES:]
+        self._is_writing = True
+        self._run(lambda: self._write(files)).add_done_callback(lambda done: self._finish(files, done))
+
+    def _finish(self, files: Sequence[_SmallFile], done: "asyncio.Future[None]") -> None:
+        self._is_writing = False
+        if self._waiting:
+            self._start()
+        error = done.exception()
+        for file in files:
+            if file.written.done():
+                continue  # cancelled: nobody waits for it any more
+            if error:
+                file.written.set_exception(error)
+            else:
+                file.written.set_result(None)
 
 
 class _SharedSyncs:
@@ -197,7 +307,7 @@ class _SharedSyncs:
     def _start(self, directory: Path) -> None:
         shared = self._next.pop(directory)
         self._running.add(directory)
-        work = asyncio.get_running_loop().run_in_executor(self._pool, _sync_directory, directory)
+        work = asyncio.get_running_loop().run_in_executor(self._pool, sync_directory, directory)
         work.add_done_callback(lambda done: self._finish(directory, shared, done))
 
     def _finish(self, directory: Path, shared: "asyncio.Future[None]", done: "asyncio.Future[None]") -> None:
@@ -208,22 +318,6 @@ class _SharedSyncs:
             shared.set_exception(error)
         else:
             shared.set_result(None)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _make_directory(directory: Path) -> None:
-    """Make a directory so that its name is on disk, and those of the directories made on the way to it."""
-    if not directory.parent.is_dir():
-        _make_directory(directory.parent)
-    directory.mkdir(mode=0o700, exist_ok=True)
-    _sync_directory(directory.parent)
 
 
 def _remove_older(candidates: Sequence[Path], before: float) -> int:

@@ -5,6 +5,8 @@ by themselves; for a local directory `durable` moves the bytes: obstore's own lo
 large files in small pieces.
 """
 
+import asyncio
+import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING
 import obstore
 from obstore.store import LocalStore, ObjectStore
 
-from pilotlight.core.errors import NotFound
+from pilotlight.core.errors import InvalidInput, NotFound
 from pilotlight.objects.durable import DurableFiles
 from pilotlight.objects.names import checked, checked_kind
 
@@ -58,6 +60,20 @@ class Objects:
             await self._files.write(key, data)
         else:
             await self._files.write_stream(key, data)
+
+    async def adopt(self, key: str, source: str, sha256_hex: str) -> None:
+        """Store under `key` what is under `source` if it has that SHA-256; raises NotFound, InvalidInput. The source stays.
+
+        In a directory nothing is copied: both keys name the same bytes, until one is replaced or removed.
+        """
+        for name in (key, source):
+            checked(name)
+        try:
+            if self._files is not None and await self._files.adopt(key, source, sha256_hex):
+                return
+        except FileNotFoundError as error:
+            raise _absent(source) from error
+        await self.put(key, _verified(self.stream(source), sha256_hex))
 
     async def join(self, key: str, parts: Sequence[str]) -> None:
         """Store the concatenation of other objects, which stay; raises NotFound."""
@@ -136,6 +152,23 @@ class Objects:
         for part in parts:
             async for block in self.stream(part):
                 yield block
+
+
+def wrong_content(sha256_hex: str, found: str) -> InvalidInput:
+    """What was sent is not what its hash says."""
+    return InvalidInput(
+        f"The content sent for {sha256_hex} has the hash {found}: the file changed while it was being sent. Run the command again."
+    )
+
+
+async def _verified(blocks: AsyncIterator[bytes], sha256_hex: str) -> AsyncIterator[bytes]:
+    """The blocks, and an error after the last one if they are not what the hash says: then nothing is stored."""
+    digest = hashlib.sha256()
+    async for block in blocks:
+        await asyncio.to_thread(digest.update, block)
+        yield block
+    if digest.hexdigest() != sha256_hex:
+        raise wrong_content(sha256_hex, digest.hexdigest())
 
 
 def _absent(key: str) -> NotFound:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pilotlight.core import errors
 from pilotlight.core.volumes import Parts
+from pilotlight.objects.syncing import sync_file_system
 from pilotlight.volumes import walking
 from pilotlight.volumes.places import Places
 
@@ -135,17 +136,6 @@ def _sync_ancestors(tree: Path, directories: Iterable[Parts]) -> None:
         # Removed meanwhile by somebody else: nothing is left to be synced.
         with contextlib.suppress(errors.NotFound, errors.InvalidInput), walking.directory(tree, parts) as descriptor:
             os.fsync(descriptor)
-
-
-def sync_file_system(path: Path) -> None:
-    """Return when all that was written to the file system of this path is on disk (syncfs(2))."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if _libc.syncfs(descriptor):
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), str(path))
-    finally:
-        os.close(descriptor)
 
 
 def copy_range(source: int, target: int, length: int, source_offset: int = 0, target_offset: int = 0) -> None:
