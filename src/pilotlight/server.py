@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from pilotlight.config import Settings
-from pilotlight.control.apps import AppRecord, Apps
+from pilotlight.control.apps import AppRecord, Apps, stopped
 from pilotlight.control.autoscalers import Autoscalers
 from pilotlight.control.blobs import Blobs
 from pilotlight.control.call_graph import CallGraphs
@@ -39,7 +39,7 @@ from pilotlight.control.schedules import Schedules
 from pilotlight.control.secrets import Secrets
 from pilotlight.control.spare_tasks import SpareTasks
 from pilotlight.control.statistics import Statistics
-from pilotlight.control.tasks import Tasks
+from pilotlight.control.tasks import APP_STOPPED, Tasks
 from pilotlight.control.tokens import Tokens
 from pilotlight.control.tunnels import Tunnels
 from pilotlight.control.unplaced import UnplacedPools
@@ -217,7 +217,9 @@ class Server:
         )
         self.schedules = Schedules(database=database, apps=self.apps, calls=self.calls, output_log=self.output_log)
         self.volumes.mounted_in = lambda task_id: task.volume_ids if (task := self.tasks.get(task_id)) else ()
-        self.recovery = Recovery(calls=self.calls, tasks=self.tasks, pools=self.pools, nodes=self.nodes, images=self.images)
+        self.recovery = Recovery(
+            apps=self.apps, calls=self.calls, tasks=self.tasks, pools=self.pools, nodes=self.nodes, images=self.images
+        )
         self.garbage = Garbage(
             database=database,
             objects=objects,
@@ -419,8 +421,8 @@ class Server:
         for pool in pools:  # before anything waits for the disk
             pool.closed = True
             for task in list(pool.tasks.values()):
-                self.tasks.stop(task, "its app has stopped", grace_s=grace_s)
-        ends = [self.calls.end_pool(pool, f"App {app.title!r} was stopped: {reason}.") for pool in pools]
+                self.tasks.stop(task, APP_STOPPED, grace_s=grace_s)
+        ends = [self.calls.end_pool(pool, stopped(app.title, reason)) for pool in pools]
         await asyncio.gather(self.schedules.stop(app.app_id), self.web.stop(app), *ends)
         self.calls.forget_finished_maps(pools)
         for pool in pools:

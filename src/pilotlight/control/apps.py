@@ -162,6 +162,11 @@ class Apps:
             raise errors.NotFound(f"There is no app {app_id}.")
         return row
 
+    async def why_stopped(self, app_id: str) -> str:
+        """What to tell those who asked something of an app that has stopped."""
+        row = await self.row(app_id)
+        return stopped(row.name or row.description or app_id, row.stop_reason or "no reason is known")
+
     def title(self, app_id: str) -> str:
         """What people call an app; its id where it has stopped."""
         record = self._live.get(app_id)
@@ -457,3 +462,8 @@ def _record(row: Row[*tuple[Any, ...]], environment_name: str) -> AppRecord:
         client_version=row.client_version,
         version=row.version,
     )
+
+
+def stopped(title: str, reason: str) -> str:
+    """The exception of what was asked of an app and will not be done any more."""
+    return f"App {title!r} was stopped: {reason}."

@@ -115,8 +115,8 @@ class Calls:
     async def put_inputs(self, call_id: str, items: Sequence[api_pb2.FunctionPutInputsItem]) -> list[Accepted]:
         """Add inputs to a call. An index that the call has already changes nothing."""
         call = await self._revive(call_id)
-        if call.cancelled:
-            raise errors.WrongState(f"Function call {call_id} was cancelled; it takes no more inputs.")
+        if call.cancelled or call.pool.closed:
+            raise errors.WrongState(f"Function call {call_id} was cancelled, or its app has stopped: it takes no more inputs.")
         fresh, accepted = self._admit(call, items)
         if fresh:
             rows = [self._input_row(item) for item in fresh]
@@ -426,7 +426,7 @@ class Calls:
         row, inputs, seq = await self._database.read(query)
         if row is None:
             raise errors.NotFound(f"There is no function call {call_id}.")
-        pool = await self._pools.of_function(row.function_id)
+        pool = await self._pools.even_of_stopped(row.function_id)
         call = LiveCall(call_id, pool, row.kind, row.invocation, next_seq=seq + SEQ_GAP, outputs_complete=False)
         call.seen = {item.idx for item in inputs}
         call.cancelled = row.cancelled_at is not None
@@ -437,9 +437,11 @@ class Calls:
         rows = await self._database.read(store.unfinished)
         restored: list[LiveInput] = []
         for row in rows:
-            call = self._live.get(row.call_id)
-            if call is None:
+            try:
                 call = await self._revive(row.call_id)
+            except errors.PilotlightError as error:  # its app stopped so long ago that its functions were removed
+                log.warning("input_without_function", input_id=row.input_id, error=str(error))
+                continue
             live = LiveInput(row.input_id, call, row.idx, None, row.created_at, retry_count=row.retry_count, deaths=row.deaths)
             call.unfinished[row.idx] = live
             restored.append(live)

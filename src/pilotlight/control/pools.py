@@ -70,6 +70,16 @@ class Pools:
             raise _stopped(pool)
         return pool
 
+    async def even_of_stopped(self, function_id: str) -> Pool:
+        """As `of_function`, but closed where its app has stopped; one that was not in use any more is then kept by nobody."""
+        if (pool := self._pools.get(function_id)) is not None:
+            return pool
+        record = await self._functions.get(function_id)
+        if not self.is_live(record.app_id):
+            self._functions.forget_one(function_id)
+            return Pool(record, closed=True)
+        return await self.of_function(function_id)
+
     def find(self, function_id: str) -> Pool | None:
         """The pool of a function, if it is in use."""
         return self._pools.get(function_id)

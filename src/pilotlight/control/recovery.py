@@ -5,10 +5,13 @@ hold, or a grace is over. A node that stays away longer than the grace has lost 
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Sequence
 
 import structlog
+from modal_proto import api_pb2
 
+from pilotlight.control.apps import Apps
 from pilotlight.control.calls import Calls
 from pilotlight.control.images import Images
 from pilotlight.control.live import LiveInput
@@ -19,13 +22,16 @@ from pilotlight.wire import platform_pb2
 
 log = structlog.get_logger()
 
+Result = api_pb2.GenericResult
+
 NODE_GRACE_S = 10.0
 
 
 class Recovery:
     """The one place that knows who has been away. Lives on the event loop's thread."""
 
-    def __init__(self, *, calls: Calls, tasks: Tasks, pools: Pools, nodes: Nodes, images: Images) -> None:
+    def __init__(self, *, apps: Apps, calls: Calls, tasks: Tasks, pools: Pools, nodes: Nodes, images: Images) -> None:
+        self._apps = apps
         self._calls = calls
         self._tasks = tasks
         self._pools = pools
@@ -44,11 +50,23 @@ class Recovery:
     async def restore(self) -> None:
         """Rebuild the live state from the rows, and wait for the nodes that had containers."""
         await self._tasks.restore()
-        self._waiting = {item.input_id: item for item in await self._calls.restore()}
+        restored = await self._calls.restore()
+        await self._end_stopped([item for item in restored if item.call.pool.closed])
+        self._waiting = {item.input_id: item for item in restored if not item.call.pool.closed}
         for node_id in {task.node_id for task in self._tasks.all()}:
             self._await_node(node_id)
         log.info("state_restored", inputs=len(self._waiting), tasks=len(self._tasks.all()), awaited_nodes=len(self._awaited))
         self._release_if_complete()
+
+    async def _end_stopped(self, items: Sequence[LiveInput]) -> None:
+        """The server went away between the end of an app and that of its calls: they end now, in the same words."""
+        by_app: dict[str, list[LiveInput]] = defaultdict(list)
+        for item in items:
+            item.call.cancelled = True
+            by_app[item.call.pool.function.app_id].append(item)
+        for app_id, inputs in by_app.items():
+            why = await self._apps.why_stopped(app_id)
+            await self._calls.fail(inputs, Result(status=Result.GENERIC_STATUS_TERMINATED, exception=why))
 
     async def join(self, session: NodeSession, held: Sequence[platform_pb2.HeldTask]) -> list[str]:
         """A node is (back) here: compare what it holds with what we think it does; returns tasks of its that it shall end."""

@@ -42,6 +42,7 @@ Result = api_pb2.GenericResult
 DEFAULT_INPUT_TIMEOUT_S = 300
 DEFAULT_STARTUP_TIMEOUT_S = 300
 GRACE_PERIOD_S = 10  # for a container that was asked to end
+APP_STOPPED = "its app has stopped"
 
 
 class Tasks:
@@ -486,7 +487,7 @@ class Tasks:
         """Rebuild the live tasks from the rows; those that no node reports are lost (see `lose`)."""
         for row in await self._database.read(store.unfinished_tasks):
             try:
-                pool = await self._pools.of_function(row.function_id)
+                pool = await self._pools.even_of_stopped(row.function_id)
             except errors.PilotlightError as error:
                 log.warning("task_without_function", task_id=row.task_id, error=str(error))
                 continue
@@ -504,6 +505,8 @@ class Tasks:
             )
             if (state := TaskState(row.state)) in (TaskState.DRAINING, TaskState.STOPPING):
                 task.state, task.stop_reason = state, row.reason or "stopped"
+            if pool.closed and task.move(TaskEvent.STOP):
+                task.stop_reason = task.stop_reason or APP_STOPPED
             self._nodes.gpus.keep(task.task_id, task.node_id, row.gpu_uuids)
             self._hold(task)
 

@@ -72,7 +72,7 @@ class FunctionHandlers:
     async def FunctionGetCurrentStats(
         self, caller: Caller, request: api_pb2.FunctionGetCurrentStatsRequest
     ) -> api_pb2.FunctionStats:
-        pool = await self._pools.of_function(request.function_id)
+        pool = await self._pools.even_of_stopped(request.function_id)
         ready = [task for task in pool.tasks.values() if task.state in (TaskState.READY, TaskState.DRAINING)]
         return api_pb2.FunctionStats(
             backlog=pool.waiting,

@@ -8,7 +8,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from pilotlight.core.inputs import Recorded
 from pilotlight.store.prepared import Prepared
-from pilotlight.store.tables import apps, calls, data_chunks, inputs, outputs
+from pilotlight.store.tables import calls, data_chunks, inputs, outputs
 
 _CALL_COLUMNS = ("call_id", "function_id", "app_id", "kind", "invocation", "parent_input_id", "created_at")
 _INSERT_CALL = Prepared(upsert(calls).values({name: bindparam(name) for name in _CALL_COLUMNS}).on_conflict_do_nothing())
@@ -112,7 +112,7 @@ def highest_seq(connection: Connection, call_id: str) -> int:
 
 
 def unfinished(connection: Connection) -> list[Row[*tuple[Any, ...]]]:
-    """All inputs without an output, of apps that have not stopped, oldest call first; payloads stay on disk."""
+    """All inputs without an output, oldest call first; payloads stay on disk."""
     query = (
         select(
             inputs.c.input_id,
@@ -126,8 +126,8 @@ def unfinished(connection: Connection) -> list[Row[*tuple[Any, ...]]]:
             calls.c.cancelled_at,
             calls.c.created_at,
         )
-        .select_from(inputs.join(calls, calls.c.call_id == inputs.c.call_id).join(apps, apps.c.app_id == calls.c.app_id))
-        .where(inputs.c.state == Recorded.UNFINISHED, apps.c.stopped_at.is_(None))
+        .select_from(inputs.join(calls, calls.c.call_id == inputs.c.call_id))
+        .where(inputs.c.state == Recorded.UNFINISHED)
         .order_by(calls.c.created_at, inputs.c.idx)
     )
     return list(connection.execute(query))

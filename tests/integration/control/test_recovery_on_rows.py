@@ -4,11 +4,16 @@ from pathlib import Path
 
 import pytest
 from heart import ASYNC, MAP, FakeNode, Heart, Result, beat, put_item
+from modal_proto import api_pb2
+from sqlalchemy import Connection
 
 from pilotlight.control.calls import input_id_of
 from pilotlight.control.live import LiveTask
+from pilotlight.core import errors
 from pilotlight.core.inputs import InputState
 from pilotlight.core.tasks import TaskState
+from pilotlight.store import apps as store
+from pilotlight.store import garbage
 from pilotlight.wire import platform_pb2
 
 
@@ -190,5 +195,65 @@ def test_a_container_that_was_told_to_end_is_told_again_by_the_next_server(tmp_p
         call = await heart.call(function_id)
         assert call.unfinished[0].state is InputState.QUEUED and not node.delivered()
         assert len(node.commands("drain" if gently else "stop_task")) == 1
+
+    beat(tmp_path, scenario)
+
+
+def test_what_an_app_was_asked_ends_with_it_even_if_the_server_died_meanwhile(tmp_path: Path) -> None:
+    async def scenario(heart: Heart) -> None:
+        node = FakeNode(heart)
+        await node.connect()
+        function_id = await heart.define()
+        task = await node.ready(function_id)
+        calls = [await heart.call(function_id, key=key, invocation=ASYNC) for key in ("held", "waiting")]
+        app_id = task.pool.function.app_id
+        await heart.server.database.write(
+            lambda connection: store.stop_app(connection, app_id, api_pb2.APP_STATE_STOPPED, 1.0, "a test wants it")
+        )
+        await heart.restart()
+        for call in calls:
+            found = await heart.outputs(call.call_id)
+            [item] = found.items
+            assert found.unfinished == 0
+            assert item.result.status == Result.GENERIC_STATUS_TERMINATED
+            assert item.result.exception == "App 'f' was stopped: a test wants it."
+        await node.connect([kept(task, (input_id_of(calls[0].call_id, 0), 0))])
+        assert [command.task_id for command in node.commands("stop_task")] == [task.task_id]
+        restored = heart.server.tasks.get(task.task_id)
+        assert restored is not None and restored.stop_reason == "its app has stopped"
+        await node.exit(restored, reason="stopped")
+        assert not list(heart.server.pools) and heart.server.calls.live_counts() == (0, 0)
+
+    beat(tmp_path, scenario)
+
+
+def test_an_old_call_of_a_stopped_app_takes_nothing_and_leaves_nothing(tmp_path: Path) -> None:
+    async def scenario(heart: Heart) -> None:
+        function_id = await heart.define()
+        call = await heart.call(function_id, kind=MAP)
+        await heart.server.apps.stop(call.pool.function.app_id, "a test wants it")
+        await heart.restart()
+        with pytest.raises(errors.WrongState, match="its app has stopped"):
+            await heart.server.calls.put_inputs(call.call_id, [put_item(1)])
+        with pytest.raises(errors.WrongState, match="its app has stopped"):
+            await heart.server.calls.retry(call.call_id, [(0, put_item(0).input, 1)])
+        assert not list(heart.server.pools)
+        assert heart.server.functions.find(function_id) is None
+
+    beat(tmp_path, scenario)
+
+
+def test_an_input_whose_function_has_been_removed_keeps_no_server_from_starting(tmp_path: Path) -> None:
+    async def scenario(heart: Heart) -> None:
+        call = await heart.call(await heart.define("gone"))
+        other = await heart.call(await heart.define("other"))
+
+        def remove(connection: Connection) -> None:
+            store.stop_app(connection, call.pool.function.app_id, api_pb2.APP_STATE_STOPPED, 1.0, "a test wants it")
+            garbage.remove_functions_of_stopped_apps(connection, 2.0)
+
+        await heart.server.database.write(remove)
+        await heart.restart()
+        assert [item.call.call_id for pool in heart.server.pools for item in pool.queue] == [other.call_id]
 
     beat(tmp_path, scenario)
