@@ -244,7 +244,7 @@ class Server:
         self.apps.is_busy = lambda app_id: self.calls.is_busy(app_id) or self.web_routes.serves(app_id)
         self.tasks.on_end = lambda task: self.tunnels.task_ended(task.task_id)
         self.tasks.on_serving = self.web.serving_changed
-        self.tasks.on_startup_failure = self.unplaced.on_failure = self.web.startup_failed
+        self.tasks.ends.on_startup_failure = self.unplaced.on_failure = self.web.startup_failed
         self.unplaced.is_settled = lambda: self.recovery.is_settled
         self.environments.before_delete.append(self.proxy_tokens.environment_deleted)
         self.apps.after_live.append(self.web.publish)

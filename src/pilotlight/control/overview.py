@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -19,6 +20,7 @@ from pilotlight.control.crash_loops import is_crash_loop
 from pilotlight.control.garbage import Garbage
 from pilotlight.control.gpus import GpuState
 from pilotlight.control.images import Images
+from pilotlight.control.live import LiveTask, Pool
 from pilotlight.control.nodes import Nodes
 from pilotlight.control.pools import Pools
 from pilotlight.control.schedules import Schedules
@@ -64,90 +66,85 @@ class Overview(Collector):
     def document(self) -> dict[str, Any]:
         """The body of `pilotlight status --json`, less what only the supervisor knows."""
         tasks = self._tasks.all()
-        per_app: dict[str, int] = {}
-        for task in tasks:
-            per_app[task.pool.function.app_id] = per_app.get(task.pool.function.app_id, 0) + 1
         names = {node.node_id: node.name for node in self._nodes.all()}
         return {
             "version": version("pilotlight"),
             "uptime_s": round(self._now() - self._started_at, 1),
-            "nodes": [
-                {
-                    "node_id": node.node_id,
-                    "name": node.name,
-                    "state": "drained" if node.node_id in self._nodes.cordoned else "ready",
-                    "labels": ", ".join(f"{name}={value}" for name, value in sorted(node.labels.items())),
-                    "milli_cpu": node.milli_cpu,
-                    "memory_mib": node.memory_mib,
-                    "containers": sum(task.node_id == node.node_id for task in tasks),
-                    "gpus": ", ".join(f"{count}×{kind}" for kind, count in self._nodes.gpus.totals(node.node_id).items()),
-                }
-                for node in self._nodes.all()
-            ],
+            "nodes": self._node_list(tasks),
             "gpus": [self._gpu(gpu, names) for gpu in self._nodes.gpus.all()],
-            "apps": [
-                {
-                    "app_id": app.app_id,
-                    "name": app.title,
-                    "environment": app.environment_name,
-                    "state": _state_name(app.state),
-                    "created_at": app.created_at,
-                    "functions": self._apps.function_count(app.app_id),
-                    "containers": per_app.get(app.app_id, 0),
-                }
-                for app in self._apps.all()
-            ],
-            "containers": [
-                {
-                    "task_id": task.task_id,
-                    "app": task.pool.function.app_id,
-                    "app_name": self._apps.title(task.pool.function.app_id),
-                    "function": task.pool.function.tag,
-                    "state": task.state.value,
-                    "node": task.node_id,
-                    "node_name": names.get(task.node_id, task.node_id),
-                    "started_at": task.started_at,
-                    "inputs": task.load,
-                }
-                for task in tasks
-            ],
+            "apps": self._app_list(tasks),
+            "containers": [self._container(task, names) for task in tasks],
             "waiting": [
-                {
-                    "function": pool.function.tag,
-                    "app": pool.function.app_id,
-                    "app_name": self._apps.title(pool.function.app_id),
-                    "inputs": pool.waiting,
-                    "why": self._why(pool),
-                }
-                for pool in self._pools
-                if pool.waiting
+                {**self._function(pool), "inputs": pool.waiting, "why": self._why(pool)} for pool in self._pools if pool.waiting
             ],
             "crashing": [
-                {
-                    "function": pool.function.tag,
-                    "app": pool.function.app_id,
-                    "app_name": self._apps.title(pool.function.app_id),
-                    "crashes": pool.crashes,
-                    "why": pool.last_failure,
-                }
+                {**self._function(pool), "crashes": pool.crashes, "why": pool.last_failure}
                 for pool in self._pools
                 if is_crash_loop(pool)
             ],
-            "schedules": [
-                {
-                    "function": scheduled.tag,
-                    "app": scheduled.app_id,
-                    "app_name": self._apps.title(scheduled.app_id),
-                    "schedule": str(scheduled.schedule),
-                    "next_at": scheduled.next_due if math.isfinite(scheduled.next_due) else None,
-                    "last_at": scheduled.last_due,
-                    "last_call_id": scheduled.last_call_id,
-                    "missed": scheduled.missed,
-                }
-                for scheduled in self._schedules.all()
-            ],
+            "schedules": self._schedule_list(),
             "builds": [{"image_id": build.image_id, "state": "building", "step": build.step} for build in self._images.builds],
         }
+
+    def _node_list(self, tasks: Sequence[LiveTask]) -> list[dict[str, Any]]:
+        return [
+            {
+                "node_id": node.node_id,
+                "name": node.name,
+                "state": "drained" if node.node_id in self._nodes.cordoned else "ready",
+                "labels": ", ".join(f"{name}={value}" for name, value in sorted(node.labels.items())),
+                "milli_cpu": node.milli_cpu,
+                "memory_mib": node.memory_mib,
+                "containers": sum(task.node_id == node.node_id for task in tasks),
+                "gpus": ", ".join(f"{count}×{kind}" for kind, count in self._nodes.gpus.totals(node.node_id).items()),
+            }
+            for node in self._nodes.all()
+        ]
+
+    def _app_list(self, tasks: Sequence[LiveTask]) -> list[dict[str, Any]]:
+        containers = Counter(task.pool.function.app_id for task in tasks)
+        return [
+            {
+                "app_id": app.app_id,
+                "name": app.title,
+                "environment": app.environment_name,
+                "state": _state_name(app.state),
+                "created_at": app.created_at,
+                "functions": self._apps.function_count(app.app_id),
+                "containers": containers[app.app_id],
+            }
+            for app in self._apps.all()
+        ]
+
+    def _container(self, task: LiveTask, names: Mapping[str, str]) -> dict[str, Any]:
+        return {
+            "task_id": task.task_id,
+            **self._function(task.pool),
+            "state": task.state.value,
+            "node": task.node_id,
+            "node_name": names.get(task.node_id, task.node_id),
+            "started_at": task.started_at,
+            "inputs": task.load,
+        }
+
+    def _function(self, pool: Pool) -> dict[str, Any]:
+        function = pool.function
+        return {"app": function.app_id, "app_name": self._apps.title(function.app_id), "function": function.tag}
+
+    def _schedule_list(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "function": scheduled.tag,
+                "app": scheduled.app_id,
+                "app_name": self._apps.title(scheduled.app_id),
+                "schedule": str(scheduled.schedule),
+                "next_at": scheduled.next_due if math.isfinite(scheduled.next_due) else None,
+                "last_at": scheduled.last_due,
+                "last_call_id": scheduled.last_call_id,
+                "missed": scheduled.missed,
+            }
+            for scheduled in self._schedules.all()
+        ]
 
     def _gpu(self, gpu: GpuState, names: Mapping[str, str]) -> dict[str, Any]:
         used_by: list[str] = []
@@ -168,7 +165,7 @@ class Overview(Collector):
             "used_by": ", ".join(used_by),
         }
 
-    def _why(self, pool: Any) -> str:
+    def _why(self, pool: Pool) -> str:
         if pool.why_waiting:
             return pool.why_waiting
         if pool.startup_failures:
@@ -226,7 +223,7 @@ class Overview(Collector):
             freed.add_metric([kind], size_bytes)
         yield from (removed, freed)
         yield CounterMetricFamily(
-            "pilotlight_task_seconds", "Seconds of containers that have ended", value=self._tasks.seconds_total
+            "pilotlight_task_seconds", "Seconds of containers that have ended", value=self._tasks.ends.seconds_total
         )
         attempts = CounterMetricFamily("pilotlight_webhook_attempts", "Attempts at completion webhooks", labels=["outcome"])
         for outcome in OUTCOMES:

@@ -1,7 +1,4 @@
-"""Tasks: containers from the wish to the books.
-
-Whatever happens to a container, the inputs that it held go back to their queue or end with an output that says why.
-"""
+"""Tasks: containers from the wish to their end; what follows from that is in `task_ends`."""
 
 import asyncio
 import time
@@ -15,7 +12,6 @@ from sqlalchemy import Row
 from pilotlight.control.apps import Apps
 from pilotlight.control.bucket_mounts import look_up_buckets
 from pilotlight.control.calls import Calls
-from pilotlight.control.crash_loops import note_death
 from pilotlight.control.images import Images
 from pilotlight.control.live import LiveInput, LiveTask, Pool
 from pilotlight.control.mounts import Mounts
@@ -25,12 +21,11 @@ from pilotlight.control.occupancy import Occupancy
 from pilotlight.control.output_log import OutputLog
 from pilotlight.control.pools import Pools
 from pilotlight.control.secrets import Secrets
-from pilotlight.control.task_ends import how_it_ended, last_output
+from pilotlight.control.task_ends import TaskEnds
 from pilotlight.control.volume_mounts import look_up_mounts, mounts_of
-from pilotlight.core import errors, ids, retries
+from pilotlight.core import errors, ids
 from pilotlight.core.placement import Placed
 from pilotlight.core.tasks import TaskEvent, TaskState
-from pilotlight.store import calls as call_rows
 from pilotlight.store import tasks as store
 from pilotlight.store.database import Database
 from pilotlight.wire import platform_pb2
@@ -70,15 +65,13 @@ class Tasks:
         self._images = images
         self._mounts = mounts
         self._secrets = secrets
-        self._output_log = output_log
         self._now = now
         self.occupancy = Occupancy(nodes)
+        self.ends = TaskEnds(database=database, pools=pools, calls=calls, output_log=output_log, now=now)
         self._live: dict[str, LiveTask] = {}
         self._storing: set[tuple[str, int]] = set()  # (task, batch) of outputs on their way to the disk
-        self.seconds_total = 0.0
         self.on_serving: Callable[[Pool], None] = lambda pool: None  # a container takes requests now, or takes no more
         self.on_end: Callable[[LiveTask], None] = lambda task: None
-        self.on_startup_failure: Callable[[Pool, str], None] = lambda pool, why: None
         pools.force_stop = lambda task, reason: self.stop(task, reason, force=True)
 
     # ---- looking ----
@@ -333,7 +326,7 @@ class Tasks:
         self._move(task, TaskEvent.STOP)
         self.on_serving(task.pool)
         message = f"Task's current input in {task.task_id} hit its timeout of {event.timeout_s}s"
-        self._say(task, message + "\n")
+        self.ends.say(task, message + "\n")
         result = Result(status=Result.GENERIC_STATUS_TIMEOUT, exception=message)
         await self._calls.fail(late, result, task.task_id, may_retry=True)
 
@@ -346,105 +339,17 @@ class Tasks:
         self.occupancy.release(task)
         pool = task.pool
         pool.tasks.pop(task.task_id, None)
-        was_starting = not task.ready_at
         self.on_serving(pool)
         self.on_end(task)
-        expected = bool(task.stop_reason) or event.reason in ("stopped", "input_timeout")
         self._move(task, TaskEvent.EXIT)
         if task.recall is not None:
             task.recall.cancel()
-        if not expected:
-            self._note_death(task, event)
-        log.info("task_exited", task_id=task.task_id, exit_code=event.exit_code, reason=event.reason, expected=expected)
-        await self._return_inputs(task, event, innocent=expected)
-        if was_starting and not expected:
-            await self._startup_failed(task, event)
-        self._pools.touch(pool)
-        self._close_books(task, event)
-
-    def _note_death(self, task: LiveTask, event: platform_pb2.TaskExited) -> None:
-        why = event.message or (task.failure.exception if task.failure is not None else "") or how_it_ended(event)
-        lived_s = self._now() - task.ready_at if task.ready_at else 0.0
-        if text := note_death(task.pool, why, lived_s, asyncio.get_running_loop().time()):
-            self._say(task, text)
-
-    async def _return_inputs(self, task: LiveTask, event: platform_pb2.TaskExited, *, innocent: bool) -> None:
-        held = list(task.held.values())
-        fatal: list[LiveInput] = []
-        counted: list[tuple[str, int]] = []
-        suspects = held[: task.slots]  # those after them were given ahead, and had not begun
-        for item in reversed(held):
-            if not innocent and item in suspects:
-                item.deaths += 1
-                counted.append((item.input_id, item.deaths))
-            if item.call.cancelled or task.pool.closed or item.deaths >= retries.DEATHS_LIMIT:
-                fatal.append(item)
-            else:
-                self._pools.give_back(item)
-        if counted:
-            self._say(task, f"Container {task.task_id} died: {how_it_ended(event)}\n")
-            self._database.write_unattended(lambda connection: call_rows.set_deaths(connection, counted), "deaths with an input")
-        cancelled = [item for item in fatal if item.call.cancelled or task.pool.closed]
-        killers = [item for item in fatal if item not in cancelled]
-        await self._calls.fail(cancelled, Result(status=Result.GENERIC_STATUS_TERMINATED), task.task_id)
-        if killers:
-            last = f"The last one, {task.task_id}: {how_it_ended(event)}"
-            text = f"{retries.DEATHS_LIMIT} containers died while they ran this input. {last}"
-            result = Result(
-                status=Result.GENERIC_STATUS_FAILURE, exception=text + last_output(event.last_lines), exitcode=event.exit_code
-            )
-            await self._calls.fail(killers, result, task.task_id, may_retry=True)
-        self._pools.pump(task.pool)
-
-    async def _startup_failed(self, task: LiveTask, event: platform_pb2.TaskExited) -> None:
-        pool = task.pool
-        pool.startup_failures += 1
-        pool.not_before = asyncio.get_running_loop().time() + retries.startup_backoff_s(pool.startup_failures)
-        tries = f"attempt {pool.startup_failures} of {retries.STARTUP_FAILURES_LIMIT}"
-        if task.failure is None:
-            self._say(task, f"Container {task.task_id} could not start ({tries}): {event.message or how_it_ended(event)}\n")
-        is_hopeless = task.failure is not None or event.reason == "cannot_run"
-        if not is_hopeless and pool.startup_failures < retries.STARTUP_FAILURES_LIMIT:
-            return
-        after = "" if is_hopeless else f" after {pool.startup_failures} tries"
-        text = f"Function {pool.function.tag!r} could not start{after}: {pool.last_failure}"
-        result = task.failure or Result(
-            status=Result.GENERIC_STATUS_INIT_FAILURE, exception=text + last_output(event.last_lines), exitcode=event.exit_code
-        )
-        pool.startup_failures = 0
-        if pool.rolling:
-            pool.rolling = False
-            self._say(task, "The new version can't start; containers of the one before go on serving.\n")
-        self.on_startup_failure(pool, pool.last_failure)
-        await self._calls.fail(list(pool.queue), result, task.task_id)
+        await self.ends.settle(task, event)
 
     async def _never_started(self, task: LiveTask, message: str) -> None:
         await self.exited(
             platform_pb2.TaskExited(task_id=task.task_id, exit_code=1, reason="setup_failed", message=message, at_ns=time.time_ns())
         )
-
-    def _close_books(self, task: LiveTask, event: platform_pb2.TaskExited) -> None:
-        self.seconds_total += self._now() - (task.started_at or self._now())
-        self._output_log.wake(task.pool.function.app_id)
-        values = {
-            "state": TaskState.FINISHED.value,
-            "finished_at": self._now(),
-            "exit_code": event.exit_code,
-            "reason": task.stop_reason or event.reason,
-            "message": event.message,
-            "cpu_seconds": event.cpu_seconds,
-            "peak_memory_bytes": event.peak_memory_bytes,
-        }
-        self._database.write_unattended(
-            lambda connection: store.update_task(connection, task.task_id, **values), "the end of a container"
-        )
-        if task.pool.closed:
-            self._pools.drop(task.pool)
-
-    def _say(self, task: LiveTask, text: str) -> None:
-        """A line of ours in the program's own log, where its author looks."""
-        function = task.pool.function
-        self._output_log.say(function.app_id, function.function_id, task.task_id, text, function.parent_id or "")
 
     # ---- nodes that come and go ----
 
