@@ -110,24 +110,37 @@ class Server:
         keys = settings.keys_dir
         self.signing_key = load_or_create_key(keys / "signing.key")
         self.node_token = load_or_create_key(keys / "node.token")
-        objects = Objects(settings.objects_dir)
+        self.objects = Objects(settings.objects_dir)
         has_tls = settings.tls_cert is not None
-        addresses = addresses_of(settings.web_domain, settings.web_port, has_tls=has_tls, is_open=settings.web_is_open)
-        self.edge = Edge(settings.web.rpartition(":")[0], settings.web_port, has_tls, addresses)
+        self.addresses = addresses_of(settings.web_domain, settings.web_port, has_tls=has_tls, is_open=settings.web_is_open)
+        self.edge = Edge(settings.web.rpartition(":")[0], settings.web_port, has_tls, self.addresses)
+        self._listeners: list[GrpcServer] = []
+        self._stream_listeners: list[Listener[platform_pb2.FromNode] | Listener[platform_pb2.FromEdge]] = []
+        self._make_objects_with_names()
+        self._make_programs()
+        self._make_calls()
+        self._make_containers()
+        self._make_web()
+        self._make_upkeep()
+        self._connect()
+
+    def _make_objects_with_names(self) -> None:
+        """What programs keep things in, and who may use them."""
+        settings, database = self.settings, self.database
         self.environments = Environments(
             database=database, workspace=settings.workspace, image_builder_version=settings.image_builder_version
         )
         self.tokens = Tokens(database=database)
-        self.blobs = Blobs(objects=objects, signing_key=self.signing_key, base_url=self.edge.own_url)
-        self.mounts = Mounts(database=database, objects=objects)
+        self.blobs = Blobs(objects=self.objects, signing_key=self.signing_key, base_url=self.edge.own_url)
+        self.mounts = Mounts(database=database, objects=self.objects)
         operators = settings.secrets_key_file
-        key_file = KeyFile(operators or keys / "secrets.key", is_operators=operators is not None)
+        key_file = KeyFile(operators or settings.keys_dir / "secrets.key", is_operators=operators is not None)
         self.secrets = Secrets(database=database, environments=self.environments, key_file=key_file)
         self.dicts = Dicts(database=database, environments=self.environments, now=self.clock)
         self.queues = Queues(database=database, environments=self.environments, now=self.clock)
         self.volumes = Volumes(database=database, environments=self.environments, directory=settings.volumes_path)
         self.volume_files = VolumeFiles(
-            volumes=self.volumes, objects=objects, signing_key=self.signing_key, base_url=self.edge.own_url
+            volumes=self.volumes, objects=self.objects, signing_key=self.signing_key, base_url=self.edge.own_url
         )
         self.network_file_systems = NetworkFileSystems(
             database=database,
@@ -136,10 +149,14 @@ class Server:
             files=self.volume_files,
             mounts=self.mounts,
         )
-        self.functions = Functions(database, addresses)
+
+    def _make_programs(self) -> None:
+        """What programs consist of, and where they can run."""
+        settings, database = self.settings, self.database
+        self.functions = Functions(database, self.addresses)
         self.apps = Apps(database=database, environments=self.environments, functions=self.functions, steady=self.clock)
         self.nodes = Nodes()
-        self.output_log = OutputLog(output_database, age_by=self.clock.careful)
+        self.output_log = OutputLog(self.output_database, age_by=self.clock.careful)
         self.images = Images(
             database=database,
             nodes=self.nodes,
@@ -152,12 +169,16 @@ class Server:
         )
         self.pools = Pools(database, self.functions, self.nodes)
         self.autoscalers = Autoscalers(database=database, apps=self.apps, functions=self.functions, pools=self.pools)
+
+    def _make_calls(self) -> None:
+        """What programs are asked to do, and who is told of the ends."""
+        settings, database = self.settings, self.database
         allow_private = settings.webhook_allow_private
         self.webhooks = Webhooks(
             database=database,
             environments=self.environments,
             apps=self.apps,
-            key=load_or_create_key(keys / "webhooks.key"),
+            key=load_or_create_key(settings.keys_dir / "webhooks.key"),
             allow_private=allow_private,
         )
         self.calls = Calls(database, self.pools, self.webhooks)
@@ -170,6 +191,10 @@ class Server:
             may_go_on=self.calls.may_go_on,
         )
         self.webhook_loop = WebhookLoop(self.webhook_deliveries, self.webhooks.due)
+
+    def _make_containers(self) -> None:
+        """What runs, where, and how it went."""
+        settings, database = self.settings, self.database
         self.tasks = Tasks(
             database=database,
             pools=self.pools,
@@ -192,6 +217,10 @@ class Server:
             output_log=self.output_log,
             patience_s=0.0 if settings.reject_unplaceable else settings.unplaceable_timeout_s,
         )
+
+    def _make_web(self) -> None:
+        """What is served over HTTP."""
+        settings, database = self.settings, self.database
         self.edges = Edges()
         self.proxy_tokens = ProxyTokens(database=database, environments=self.environments)
         self.web_routes = WebRoutes(
@@ -200,10 +229,10 @@ class Server:
             functions=self.functions,
             environments=self.environments,
             edges=self.edges,
-            addresses=addresses,
+            addresses=self.addresses,
             workspace=settings.workspace,
         )
-        self.web_requests = WebRequests(output_database)
+        self.web_requests = WebRequests(self.output_database)
         self.tunnels = Tunnels(database=database, edges=self.edges, place=settings.tunnels, find_task=self.tasks.get)
         self.web = Web(
             functions=self.functions,
@@ -215,14 +244,17 @@ class Server:
             max_waiting=settings.web_max_waiting,
             tunnels=self.tunnels,
         )
+
+    def _make_upkeep(self) -> None:
+        """What happens by itself, and what is to be seen of all this."""
+        settings, database = self.settings, self.database
         self.schedules = Schedules(database=database, apps=self.apps, calls=self.calls, output_log=self.output_log)
-        self.volumes.mounted_in = lambda task_id: task.volume_ids if (task := self.tasks.get(task_id)) else ()
         self.recovery = Recovery(
             apps=self.apps, calls=self.calls, tasks=self.tasks, pools=self.pools, nodes=self.nodes, images=self.images
         )
         self.garbage = Garbage(
             database=database,
-            objects=objects,
+            objects=self.objects,
             mounts=self.mounts,
             images=self.images,
             nodes=self.nodes,
@@ -241,6 +273,9 @@ class Server:
             webhooks=self.webhook_deliveries,
             unplaced=self.unplaced,
         )
+
+    def _connect(self) -> None:
+        """What one use case has to tell others that it can't know."""
         self.apps.is_busy = lambda app_id: self.calls.is_busy(app_id) or self.web_routes.serves(app_id)
         self.tasks.on_end = lambda task: self.tunnels.task_ended(task.task_id)
         self.tasks.on_serving = self.web.serving_changed
@@ -255,8 +290,7 @@ class Server:
         self.apps.on_stop = self._app_stopped
         self.apps.on_change = self._app_changed
         self.pools.is_live = self.apps.is_live
-        self._listeners: list[GrpcServer] = []
-        self._stream_listeners: list[Listener[platform_pb2.FromNode] | Listener[platform_pb2.FromEdge]] = []
+        self.volumes.mounted_in = lambda task_id: task.volume_ids if (task := self.tasks.get(task_id)) else ()
 
     @classmethod
     async def open(cls, settings: Settings) -> "Server":
