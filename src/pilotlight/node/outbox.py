@@ -84,6 +84,7 @@ class Outbox:
     def depart(self, held: platform_pb2.HeldTask, events: Sequence[NodeEvent]) -> None:
         """A container has ended: the last event is its TaskExited; those before it were sent, and may have to be repeated."""
         self._forget_old()
+        del held.gpu_uuids[:]  # they are free: its processes are gone
         self._departed[held.task_id] = Departed(held, events)
         self.orderly(events[-1])
 

@@ -149,6 +149,16 @@ def test_an_end_that_has_not_left_is_told_once() -> None:
     with_outbox(check)
 
 
+def test_who_has_ended_has_no_gpus_any_more() -> None:
+    async def scenario() -> None:
+        outbox = Outbox()
+        outbox.depart(platform_pb2.HeldTask(task_id="ta-1", gpu_uuids=["GPU-1"]), [exited()])
+        [departed] = outbox.departed()
+        assert departed.task_id == "ta-1" and not departed.gpu_uuids
+
+    asyncio.run(scenario())
+
+
 def test_an_end_is_forgotten_after_a_while_or_when_nobody_knows_the_task() -> None:
     def check(outbox: Outbox, clock: Clock) -> None:
         outbox.depart(held("ta-1"), [exited("ta-1")])
