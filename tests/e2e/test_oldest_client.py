@@ -72,5 +72,5 @@ def test_the_oldest_calls_what_the_newest_deployed(platform: Platform, tmp_path:
 
 
 def test_errors_are_readable(platform: Platform) -> None:
-    finished = platform.try_run("-m", "modal", "volume", "list", client="oldest")
-    assert finished.code == 1 and "volumes" in finished.text and "Traceback" not in finished.text, finished.text
+    finished = platform.try_run("-m", "modal", "volume", "ls", "nowhere-to-be-found", client="oldest")
+    assert finished.code == 1 and "nowhere-to-be-found" in finished.text and "Traceback" not in finished.text, finished.text
