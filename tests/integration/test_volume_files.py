@@ -57,7 +57,7 @@ def send(places: Places, data: bytes) -> bytes:
     """A block as the edge takes it; its hash."""
     digest = hashlib.sha256(data)
     block = IncomingBlock(places, VOLUME, digest.hexdigest(), BLOCK_BYTES)
-    block.finish(data)
+    block.finish([data])
     return digest.digest()
 
 
@@ -216,7 +216,7 @@ def test_upload_that_breaks_off_leaves_the_old_file(places: Places, tree: Path) 
 
 def test_block_that_breaks_off_leaves_nothing(places: Places) -> None:
     block = IncomingBlock(places, VOLUME, "0" * 64, 100)
-    block.append(b"half")
+    block.append([b"ha", b"lf"])
     block.close()
     assert drafts(places) == []
     with pytest.raises(errors.InvalidInput, match="hash"):
@@ -227,7 +227,7 @@ def test_block_that_breaks_off_leaves_nothing(places: Places) -> None:
 def send_wrong(places: Places) -> None:
     block = IncomingBlock(places, VOLUME, "0" * 64, 100)
     try:
-        block.finish(b"other bytes")
+        block.finish([b"other bytes"])
     finally:
         block.close()
 
@@ -235,7 +235,7 @@ def send_wrong(places: Places) -> None:
 def test_block_longer_than_announced_is_refused(places: Places) -> None:
     block = IncomingBlock(places, VOLUME, hashlib.sha256(b"four").hexdigest(), 3)
     with pytest.raises(errors.InvalidInput, match="longer"):
-        block.finish(b"four")
+        block.finish([b"fo", b"ur"])
     block.close()
     assert drafts(places) == []
 

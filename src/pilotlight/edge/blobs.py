@@ -22,6 +22,7 @@ from pilotlight.edge.errors import BodyStalled
 from pilotlight.objects import Objects, blob_key, part_digest_key, part_key
 
 BLOCK_BYTES = 1 << 20
+PIECES_AT_ONCE = 64  # of a body that comes in small ones: each costs more memory than its bytes
 AT_ONCE_BYTES = 1 << 20  # smaller bodies are hashed and sent in one go
 # Without a byte of a body. The client's HTTP library repeats a PUT whose connection broke, but of a body half sent it has only the
 # rest: it would wait for an answer, and we for the other half, for ever. S3 allows as long.
@@ -144,13 +145,18 @@ class _Body:
     async def blocks(self) -> AsyncIterator[bytes]:
         """Yield the body in blocks of about BLOCK_BYTES; raises InvalidInput, and ClientDisconnect if it is broken off."""
         received = 0
+        hashing: asyncio.Future[None] | None = None
         async for block in _blocks(self._request, self._silence_s):
             received += len(block)
             if received > self._limit:
                 raise InvalidInput(f"the body has more than the {self._limit} bytes that its URL allows; ask for a new URL")
-            # Hashing a block takes longer than the loop should wait.
-            await asyncio.to_thread(self._hash.update, block)
+            # Hashing a block takes longer than the loop should wait. One is hashed while it is written, and the next comes.
+            if hashing:
+                await hashing
+            hashing = asyncio.get_running_loop().run_in_executor(None, self._hash.update, block)
             yield block
+        if hashing:
+            await hashing
         if self._length is not None and received != self._length:
             raise InvalidInput(f"the body ended after {received} of {self._length} bytes; send it again")
         if self._expected_md5 and self.md5_hex != self._expected_md5:
@@ -172,14 +178,15 @@ async def chunks(request: Request, silence_s: float) -> AsyncIterator[bytes]:
 
 
 async def _blocks(request: Request, silence_s: float) -> AsyncIterator[bytes]:
-    held = bytearray()
+    held, held_bytes = list[bytes](), 0
     async for chunk in chunks(request, silence_s):
-        held += chunk
-        if len(held) >= BLOCK_BYTES:
-            yield bytes(held)
-            held.clear()
+        held.append(chunk)
+        held_bytes += len(chunk)
+        if held_bytes >= BLOCK_BYTES or len(held) >= PIECES_AT_ONCE:
+            yield b"".join(held)
+            held, held_bytes = [], 0
     if held:
-        yield bytes(held)
+        yield b"".join(held)
 
 
 async def _read(request: Request, limit_bytes: int, silence_s: float) -> bytes:

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from pilotlight.core.errors import InvalidInput, LostRace
 from pilotlight.core.signing import verify
 from pilotlight.core.volumes import ECHO_BYTES, Parts, decoded, parse_file_path
-from pilotlight.edge.blobs import SILENCE_S, chunks
+from pilotlight.edge.blobs import PIECES_AT_ONCE, SILENCE_S, chunks
 from pilotlight.volumes import walking
 from pilotlight.volumes.blocks import IncomingBlock
 from pilotlight.volumes.places import Places
@@ -58,13 +58,14 @@ class Volumes:
             return Response(await self._small(request, digest, int(claims["most"])), media_type=_TYPE)
         block = IncomingBlock(self._places, volume_id, digest, int(claims["most"]))
         try:
-            held = bytearray()
+            held, held_bytes = list[bytes](), 0
             async for chunk in chunks(request, self._silence_s):
-                held += chunk
-                if len(held) >= PIECE_BYTES:
-                    await self._run(partial(block.append, bytes(held)))
-                    held.clear()
-            await self._run(partial(block.finish, bytes(held)))
+                held.append(chunk)
+                held_bytes += len(chunk)
+                if held_bytes >= PIECE_BYTES or len(held) >= PIECES_AT_ONCE:
+                    await self._run(partial(block.append, held))
+                    held, held_bytes = [], 0
+            await self._run(partial(block.finish, held))
         finally:
             if not block.is_closed:
                 # Shielded: a request that is broken off must not leave its draft.

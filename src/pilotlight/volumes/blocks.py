@@ -49,9 +49,9 @@ class IncomingBlock:
         self._lock = threading.Lock()  # `close` waits for a write that its cancelled caller no longer waits for
         self.is_closed = False
 
-    def append(self, data: bytes) -> None:
+    def append(self, pieces: Sequence[bytes]) -> None:
         """The next bytes; raises InvalidInput if there are more than its URL allows."""
-        self._left -= len(data)
+        self._left -= sum(map(len, pieces))
         if self._left < 0:
             raise errors.InvalidInput("The block is longer than its URL allows. Start the upload again.")
         with self._lock:
@@ -59,14 +59,15 @@ class IncomingBlock:
                 return
             if self._descriptor is None:
                 self._descriptor = os.open(self._draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            self._hash.update(data)
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
+            for piece in pieces:
+                self._hash.update(piece)
+                rest = memoryview(piece)
+                while rest:
+                    rest = rest[os.write(self._descriptor, rest) :]
 
-    def finish(self, data: bytes) -> None:
+    def finish(self, pieces: Sequence[bytes] = ()) -> None:
         """The last bytes, after which it is closed; raises InvalidInput if it is not what its hash says, NotFound."""
-        self.append(data)
+        self.append(pieces)
         if self._hash.hexdigest() != self._expected:
             raise errors.InvalidInput(
                 f"The block sent for {self._expected} has the hash {self._hash.hexdigest()}: the file changed while it was being "

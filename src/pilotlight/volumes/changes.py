@@ -15,13 +15,14 @@ from pathlib import Path
 
 from pilotlight.core import errors
 from pilotlight.core.volumes import Parts
-from pilotlight.objects.syncing import sync_file_system
+from pilotlight.objects.syncing import start_writing, sync_file_system
 from pilotlight.volumes import walking
 from pilotlight.volumes.places import Places
 
 DEFAULT_MODE = 0o644
 SYNC_ONE_BY_ONE = 64  # more files than this are synced together, with all else that the file system has to write
 COPY_BYTES = 64 << 20
+EARLY_BYTES = 1 << 20  # of a copy: so much is begun to be written to the disk at once, while the next is copied
 _BUFFER_BYTES = 1 << 20
 _UNSUPPORTED = (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -157,6 +158,8 @@ def copy_range(source: int, target: int, length: int, source_offset: int = 0, ta
             copied = _pwrite_all(target, os.pread(source, min(left, _BUFFER_BYTES), here), there)
         if not copied:
             raise errors.WrongState("A file became shorter while it was being copied. Try again.")
+        if copied >= EARLY_BYTES:
+            start_writing(target, there, copied)
         left -= copied
 
 
