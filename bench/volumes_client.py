@@ -3,7 +3,9 @@
 {"work": "put", "version": 2, "path": …}    to a new volume's `file`: `modal volume put`; answers with the name
 {"work": "get", "volume": …, "path": …}     its file `file` to a path: `modal volume get`
 {"work": "delete", "volume": …}
-{"work": "bare put" or "bare get", "port": …, "path": …, "size": …}   the same bytes in the same blocks, as many at once
+{"work": "bare put" or "bare get", "port": …, "path": …, "size": …}   the same bytes to and from a bare server: what the client does
+                                            for version 2, without a word to a platform
+{"work": "alone put", …}                    the same without the client: no hashes, its HTTP library alone
 """
 
 import asyncio
@@ -13,14 +15,17 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
 
 import aiohttp
 import modal
-from modal._utils.bytes_io_segment_payload import BytesIOSegmentPayload
+from modal._utils.async_utils import synchronizer
+from modal._utils.blob_utils import FileUploadSpec2
 from modal.cli.entry_point import entrypoint_cli
+from modal.volume import _put_missing_blocks
+from modal_proto import api_pb2
 
 from bench.processes import say
 
@@ -52,14 +57,30 @@ def delete(wanted: dict[str, Any]) -> dict[str, object]:
     return {}
 
 
+async def client_put(base: str, path: str) -> float:
+    """Seconds of the client's own code: it hashes all blocks, then sends them."""
+    started = time.perf_counter()
+    spec = await FileUploadSpec2.from_path(Path(path), PurePosixPath("/file"), asyncio.Semaphore(os.cpu_count() or 1))
+    missing = [
+        api_pb2.VolumePutFiles2Response.MissingBlock(file_index=0, block_index=index, put_url=f"{base}/{index}")
+        for index in range(len(spec.blocks))
+    ]
+    await _put_missing_blocks([spec], missing, {}, AT_ONCE, lambda *_, **__: None)
+    return time.perf_counter() - started
+
+
+# On the client's own loop, where its HTTP session is.
+client_put_blocking = synchronizer.create_blocking(client_put)
+
+
 async def bare(wanted: dict[str, Any]) -> dict[str, object]:
-    """All blocks by the client's HTTP library, and the class that it sends them by."""
+    """All blocks to or from the bare server, by the client's HTTP library alone."""
     base, size, path = f"http://127.0.0.1:{wanted['port']}", wanted["size"], wanted["path"]
     semaphore = asyncio.Semaphore(AT_ONCE)
     started = time.perf_counter()
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(), timeout=aiohttp.ClientTimeout()) as session:
         ranges = [(start, min(BLOCK_BYTES, size - start)) for start in range(0, size, BLOCK_BYTES)]
-        if wanted["work"] == "bare put":
+        if wanted["work"] == "alone put":
             await asyncio.gather(*(_send(session, semaphore, base, path, *one) for one in ranges))
         else:
             with Path(path).open("wb") as target:  # noqa: ASYNC230 — as the client itself does
@@ -70,12 +91,18 @@ async def bare(wanted: dict[str, Any]) -> dict[str, object]:
 async def _send(
     session: aiohttp.ClientSession, semaphore: asyncio.Semaphore, base: str, path: str, start: int, length: int
 ) -> None:
+    headers = {"content-length": str(length)}
     async with semaphore:
         with Path(path).open("rb") as source:  # noqa: ASYNC230
-            payload = BytesIOSegmentPayload(source, start, length, chunk_size=CHUNK_BYTES)
-            async with session.put(f"{base}/{start}/{length}", data=payload) as response:
+            async with session.put(f"{base}/{start}/{length}", data=_chunks(source, start, length), headers=headers) as response:
                 response.raise_for_status()
                 await response.read()
+
+
+async def _chunks(source: BinaryIO, start: int, length: int) -> AsyncIterator[bytes]:
+    source.seek(start)
+    for begin in range(0, length, CHUNK_BYTES):
+        yield source.read(min(CHUNK_BYTES, length - begin))
 
 
 async def _fetch(
@@ -95,7 +122,8 @@ WORK: dict[str, Callable[[dict[str, Any]], dict[str, object]]] = {
     "put": put,
     "get": get,
     "delete": delete,
-    "bare put": lambda wanted: asyncio.run(bare(wanted)),
+    "bare put": lambda wanted: {"elapsed_s": client_put_blocking(f"http://127.0.0.1:{wanted['port']}", wanted["path"])},
+    "alone put": lambda wanted: asyncio.run(bare(wanted)),
     "bare get": lambda wanted: asyncio.run(bare(wanted)),
 }
 

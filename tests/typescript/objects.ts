@@ -76,6 +76,23 @@ export async function checkNamedQueues(): Promise<void> {
   await client.queues.delete(name, { allowMissing: true });
 }
 
+export async function checkVolumes(): Promise<void> {
+  const name = unique("volume");
+  await assert.rejects(client.volumes.fromName(name), NotFoundError);
+  const made = await client.volumes.fromName(name, { createIfMissing: true, version: 2 });
+  assert.match(made.volumeId, /^vo-/);
+  assert.equal((await client.volumes.fromName(name)).volumeId, made.volumeId);
+  assert.equal((await client.volumes.fromName(name, { version: 2 })).volumeId, made.volumeId);
+  await assert.rejects(client.volumes.fromName(name, { version: 1 }));
+  await client.volumes.delete(name);
+  await assert.rejects(client.volumes.fromName(name), NotFoundError);
+  await assert.rejects(client.volumes.delete(name), NotFoundError);
+  await client.volumes.delete(name, { allowMissing: true });
+  const passing = await client.volumes.ephemeral();
+  assert.match(passing.volumeId, /^vo-/);
+  passing.closeEphemeral();
+}
+
 export async function checkSecrets(): Promise<void> {
   await assert.rejects(client.secrets.fromName(unique("no-secret")), NotFoundError);
   await assert.rejects(client.secrets.delete(unique("no-secret")), NotFoundError);
