@@ -127,21 +127,21 @@ q = modal.Queue.from_name("cli-q"); q.put_many([1, 2, 3]); q.put("p", partition=
 
 def test_an_environment_goes_with_all_that_lives_in_it(platform: Platform) -> None:
     platform.modal("environment", "create", "cli-env")
-    platform.modal("secret", "create", "kept", "A=1", "--env", "cli-env")
-    platform.modal("dict", "create", "kept", "--env", "cli-env")
-    platform.modal("queue", "create", "kept", "--env", "cli-env")
-    assert "kept" not in platform.modal("dict", "list").out
+    platform.modal("secret", "create", "lives-here", "A=1", "--env", "cli-env")
+    platform.modal("dict", "create", "lives-here", "--env", "cli-env")
+    platform.modal("queue", "create", "lives-here", "--env", "cli-env")
+    assert "lives-here" not in platform.modal("dict", "list").out
     platform.modal("environment", "update", "cli-env", "--set-name", "cli-env-2", "--set-web-suffix", "two")
     names = {one["name"] for one in json.loads(platform.modal("environment", "list", "--json").out)}
     assert "cli-env-2" in names and "cli-env" not in names
     platform.modal("workspace", "settings", "set", "default-environment", "cli-env-2")
-    assert "kept" in platform.modal("dict", "list").out
+    assert "lives-here" in platform.modal("dict", "list").out
     assert platform.try_run("-m", "modal", "environment", "delete", "--yes", "cli-env-2").code == 1
     platform.modal("workspace", "settings", "set", "default-environment", "main")
     platform.modal("environment", "delete", "--yes", "cli-env-2")
     assert platform.try_run("-m", "modal", "dict", "list", "--env", "cli-env-2").code == 1
     platform.modal("environment", "create", "cli-env-2")
-    assert "kept" not in platform.modal("secret", "list", "--env", "cli-env-2").out
+    assert "lives-here" not in platform.modal("secret", "list", "--env", "cli-env-2").out
     platform.modal("environment", "delete", "--yes", "cli-env-2")
 
 
