@@ -276,9 +276,11 @@ class Images:
 
     async def finished(self, event: platform_pb2.BuildFinished) -> None:
         """A node is done with a build, for better or worse."""
-        self._nodes.gpus.release(event.build_id)
-        if (build := self._builds.get(event.build_id)) is not None:
-            await self._end(build, event)
+        try:
+            if (build := self._builds.get(event.build_id)) is not None:
+                await self._end(build, event)
+        finally:
+            self._nodes.gpus.release(event.build_id)  # others begin then: were the build still known it would begin again
 
     async def _end(self, build: Build, event: platform_pb2.BuildFinished) -> None:
         metadata = api_pb2.ImageMetadata(python_packages=event.python_packages)
