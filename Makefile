@@ -17,7 +17,7 @@ PILOTLIGHT := $(if $(SUDO),$(SUDO) )$(VENV)/bin/pilotlight
 LOCKING := --universal --python-version 3.11 --generate-hashes --no-annotate --quiet \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --upgrade
 
-.PHONY: setup packages environment environment-dev environment-oldest environment-node environment-buckets environment-browser demo check test unit integration e2e bench lock
+.PHONY: setup packages environment environment-dev environment-oldest environment-node environment-buckets environment-peers demo check test unit integration e2e bench lock
 
 setup: environment  ## install what is missing: Debian packages, .venv with the project and its pinned dependencies
 
@@ -50,8 +50,8 @@ endef
 environment-buckets:  ## what a machine needs to mount buckets, and their tests
 	$(MAKE) packages PACKAGES="$(BUCKET_PACKAGES)"
 
-environment-browser:  ## the browser of the tests
-	$(MAKE) packages PACKAGES=chromium
+environment-peers:  ## what tests run beside the platform: a browser, a registry
+	$(MAKE) packages PACKAGES="chromium docker-registry"
 
 environment: packages
 	$(call install,$(VENV),requirements.lock,project)
@@ -116,13 +116,13 @@ define suite
 	}
 endef
 
-integration: environment-dev environment-oldest environment-node
+integration: environment-dev environment-oldest environment-node environment-peers
 	$(call suite,tests/integration)
 
-e2e: environment-dev environment-oldest environment-node environment-buckets environment-browser
+e2e: environment-dev environment-oldest environment-node environment-buckets environment-peers
 	$(call suite,tests/e2e)
 
-test: check environment-oldest environment-node environment-buckets environment-browser  ## everything, on a bare clone too
+test: check environment-oldest environment-node environment-buckets environment-peers  ## everything, on a bare clone too
 	$(VENV)/bin/pytest tests/unit
 	$(call suite,tests/integration)
 	$(call suite,tests/e2e)

@@ -18,7 +18,7 @@ WHAT_IT_SAW = (
 
 def test_a_page_in_a_browser(platform: Platform, tmp_path: Path) -> None:
     if not CHROMIUM:
-        pytest.skip("chromium is missing: make environment-browser")
+        pytest.skip("chromium is missing: make environment-peers")
     platform.modal("deploy", "web_browser.py", deadline_s=300)
     url = f"http://main--browser-page.localhost:{platform.web_port}/"
     flags = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-port=0")
