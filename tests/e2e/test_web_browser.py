@@ -1,6 +1,7 @@
 """Web functions in a browser: headless Chromium opens a page of one, which fetches, streams and speaks WebSocket."""
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -23,7 +24,10 @@ def test_a_page_in_a_browser(platform: Platform, tmp_path: Path) -> None:
     url = f"http://main--browser-page.localhost:{platform.web_port}/"
     flags = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-port=0")
     browser = subprocess.Popen(
-        [CHROMIUM, *flags, f"--user-data-dir={tmp_path}", url], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [CHROMIUM, *flags, f"--user-data-dir={tmp_path}", url],
+        env=os.environ | {"TMPDIR": str(tmp_path)},  # where it leaves its sockets when it is killed
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
         report = json.loads(platform.run("-c", WHAT_IT_SAW, deadline_s=120).out)
