@@ -93,10 +93,6 @@ class Occupancy:
             view.cordoned = is_cordoned
         return [view for _, view in self._views.values()]
 
-    def on_node(self, node_id: str) -> int:
-        """How many containers a node has."""
-        return len(seats.tasks) if (seats := self._seats.get(node_id)) is not None else 0
-
     def _join(self, session: NodeSession) -> None:
         view = NodeView(
             node_id=session.node_id,

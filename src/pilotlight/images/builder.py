@@ -10,7 +10,7 @@ import posixpath
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -302,8 +302,3 @@ def _home(layers: tuple[Path, ...], user: str) -> str:
         if len(fields) > 5 and name in (fields[0], fields[2]):
             return fields[5]
     return "/root" if name in ("root", "0") else "/"
-
-
-def image_env(config: platform_pb2.ImageConfig) -> Mapping[str, str]:
-    """The environment that an image gives to its containers."""
-    return state_of((), config).env
