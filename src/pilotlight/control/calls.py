@@ -38,7 +38,6 @@ IDLE_MAP_S = 600.0  # a finished map that nobody has asked about for so long is 
 REMEMBERED_CALLS = 2_000  # finished calls whose outputs are kept in memory for who asks next
 PAYLOAD_MEMORY_BYTES = 64 * 1024 * 1024  # of inputs that wait; beyond it they are read from disk when their turn comes
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.1, 10.0  # between attempts to store an output of our own
-LAST_VALUES_S = 0.1  # the client drops values of a generator that it has not handed on when the exception after them arrives
 SEQ_GAP = 1_000_000  # after a restart: outputs that were shown and then lost on their way to the disk have had these numbers
 
 
@@ -304,13 +303,6 @@ class Calls:
         self._show(early)
         await written
         self.finished_total += len(rows)
-        for call_id in {live.call.call_id for live, _, _ in late}:
-            await self.streams.caught_up(call_id)
-        if any(
-            item.result.status != Result.GENERIC_STATUS_SUCCESS and self.streams.is_read(live.call.call_id)
-            for live, _, item in late
-        ):
-            await asyncio.sleep(LAST_VALUES_S)
         self._show(late)
 
     def _may_be_early(self, call: LiveCall) -> bool:
@@ -354,7 +346,19 @@ class Calls:
 
     async def outputs(self, call_id: str, wish: Wish) -> Outputs:
         """The outputs that a caller asks for. Raises NotFound for an unknown call."""
-        return await self._reader.read(call_id, wish)
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + wish.timeout_s
+        found = await self._reader.read(call_id, wish)
+        has_failed = any(item.result.status != Result.GENERIC_STATUS_SUCCESS for item in found.items)
+        is_overtaking = bool(wish.timeout_s) and has_failed and self._is_iterated(call_id)
+        if is_overtaking and not await self.streams.handed_on(call_id, deadline - clock()):
+            return Outputs([], wish.after_seq, found.unfinished)
+        return found
+
+    def _is_iterated(self, call_id: str) -> bool:
+        """Whether somebody reads what a call yields, or is about to."""
+        call = self._find(call_id)
+        return self.streams.is_read(call_id) or (call is not None and call.pool.is_generator and call.client_retries)
 
     # ---- cancelling ----
 

@@ -144,6 +144,12 @@ def chunk_rows(connection: Connection, call_id: str, after_index: int, limit: in
     return list(connection.execute(query.order_by(data_chunks.c.chunk_index).limit(limit)))
 
 
+def last_chunk_index(connection: Connection, call_id: str) -> int:
+    """Of what a call has yielded; 0: nothing."""
+    query = select(func.max(data_chunks.c.chunk_index)).where(data_chunks.c.call_id == call_id)
+    return connection.execute(query).scalar() or 0
+
+
 def graph_inputs(connection: Connection, call_ids: Sequence[str]) -> list[Row[*tuple[Any, ...]]]:
     """The inputs of these calls with the status and the task of their outputs, if they have one."""
     query = (

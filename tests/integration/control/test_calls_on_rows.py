@@ -7,7 +7,9 @@ import pytest
 from heart import ASYNC, MAP, FakeNode, Heart, Result, beat, put_item
 from modal_proto import api_pb2
 
+from pilotlight.control import streams
 from pilotlight.control.calls import input_id_of
+from pilotlight.control.live import LiveCall
 from pilotlight.control.outputs import OutputReader
 from pilotlight.core import errors, retries
 from pilotlight.core.inputs import InputState
@@ -352,24 +354,63 @@ def test_memory_of_waiting_payloads_is_accounted_for_to_the_byte(tmp_path: Path,
     beat(tmp_path, scenario)
 
 
-def test_the_end_of_a_generator_does_not_overtake_what_it_yielded(tmp_path: Path) -> None:
+GENERATOR = api_pb2.Function.FUNCTION_TYPE_GENERATOR
+
+
+async def _failing_after(heart: Heart, node: FakeNode, yielded: int) -> LiveCall:
+    """A call of a generator that has yielded so much and then failed."""
+    function_id = await heart.define(function_type=GENERATOR)
+    task = await node.ready(function_id)
+    call = await heart.call(function_id)
+    [[(input_id, _)]] = await node.next_delivered()
+    chunks = [api_pb2.DataChunk(index=number) for number in range(1, yielded + 1)]
+    await heart.server.calls.streams.put(call.call_id, chunks)
+    await node.answer(task, input_id, status=api_pb2.GenericResult.GENERIC_STATUS_FAILURE)
+    return call
+
+
+def test_the_failure_of_a_generator_waits_until_what_it_yielded_was_handed_on(tmp_path: Path) -> None:
     async def scenario(heart: Heart) -> None:
         node = FakeNode(heart)
         await node.connect()
-        function_id = await heart.define()
-        task = await node.ready(function_id)
-        call = await heart.call(function_id)
-        [[(input_id, _)]] = await node.next_delivered()
-        reading = heart.server.calls.streams.read(call.call_id, 0)
-        first = asyncio.ensure_future(anext(reading))
-        await heart.server.calls.streams.put(call.call_id, [api_pb2.DataChunk(index=1, data=b"1")])
-        ending = asyncio.ensure_future(node.answer(task, input_id, status=api_pb2.GenericResult.GENERIC_STATUS_FAILURE))
+        call = await _failing_after(heart, node, yielded=3)
         waiting = asyncio.ensure_future(heart.outputs(call.call_id, timeout_s=50))
-        assert (await first).index == 1
+        reading = heart.server.calls.streams.read(call.call_id, 0)  # a slow client: it asks when all is over
+        assert [chunk.index async for chunk in reading] == [1, 2, 3]
+        await asyncio.sleep(0.05)
         assert not waiting.done()
-        assert [chunk async for chunk in reading] == []
+        begun = asyncio.get_running_loop().time()
+        again = asyncio.ensure_future(anext(heart.server.calls.streams.read(call.call_id, 3), None))
         assert len((await waiting).items) == 1
-        await ending
+        assert asyncio.get_running_loop().time() - begun < streams.ABSENCE_S / 2
+        assert await again is None
+
+    beat(tmp_path, scenario)
+
+
+def test_the_failure_of_a_generator_waits_longer_than_one_poll_for_who_is_slow(tmp_path: Path) -> None:
+    async def scenario(heart: Heart) -> None:
+        node = FakeNode(heart)
+        await node.connect()
+        call = await _failing_after(heart, node, yielded=2)
+        reading = heart.server.calls.streams.read(call.call_id, 0)
+        assert (await anext(reading)).index == 1
+        assert (await heart.outputs(call.call_id, timeout_s=0.05)).items == []
+        assert [chunk.index async for chunk in reading] == [2]
+        again = asyncio.ensure_future(anext(heart.server.calls.streams.read(call.call_id, 2), None))
+        assert len((await heart.outputs(call.call_id, timeout_s=50)).items) == 1
+        assert await again is None
+
+    beat(tmp_path, scenario)
+
+
+def test_the_failure_of_a_generator_waits_for_nobody_where_nobody_iterates(tmp_path: Path) -> None:
+    async def scenario(heart: Heart) -> None:
+        node = FakeNode(heart)
+        await node.connect()
+        call = await _failing_after(heart, node, yielded=2)
+        assert len((await heart.outputs(call.call_id, timeout_s=50)).items) == 1  # its reader has gone, or never was
+        assert len((await heart.outputs(call.call_id, timeout_s=0)).items) == 1  # who only looks
 
     beat(tmp_path, scenario)
 
@@ -381,20 +422,20 @@ def test_what_a_generator_yields_comes_in_order_until_its_call_is_over(tmp_path:
         function_id = await heart.define()
         task = await node.ready(function_id)
         call = await heart.call(function_id)
-        streams = heart.server.calls.streams
-        reading = streams.read(call.call_id, 0)
+        yielded = heart.server.calls.streams
+        reading = yielded.read(call.call_id, 0)
         chunks = [api_pb2.DataChunk(index=number, data=str(number).encode()) for number in (1, 2, 3)]
-        await streams.put(call.call_id, [chunks[1], chunks[0]])
-        await streams.put(call.call_id, [chunks[0]])
+        await yielded.put(call.call_id, [chunks[1], chunks[0]])
+        await yielded.put(call.call_id, [chunks[0]])
         assert [(await anext(reading)).index for _ in range(2)] == [1, 2]
         third = asyncio.ensure_future(anext(reading))
-        await streams.put(call.call_id, [chunks[2]])
+        await yielded.put(call.call_id, [chunks[2]])
         assert (await third).data == b"3"
         end = asyncio.ensure_future(anext(reading, None))
         [[(input_id, _)]] = node.delivered()
         await node.answer(task, input_id)
         assert await end is None
-        assert [chunk.index async for chunk in streams.read(call.call_id, 1)] == [2, 3]
+        assert [chunk.index async for chunk in yielded.read(call.call_id, 1)] == [2, 3]
 
     beat(tmp_path, scenario)
 
