@@ -61,6 +61,7 @@ class SimulatedContainer:
     """One process group. Its ports are this machine's."""
 
     address = "127.0.0.1"
+    setup_ms: dict[str, float] = {}
 
     def __init__(self, process: "subprocess.Popen[bytes]", pipes: tuple[OutputPipe, OutputPipe], root: Path) -> None:
         self._process = process

@@ -99,6 +99,34 @@ class ContainerHandle(Protocol):
         ...
 
 
+class RunningContainer(ContainerHandle, Protocol):
+    """A container that can be told things. `address` is its network interface's: empty where it has none."""
+
+    address: str
+
+    @property
+    def setup_ms(self) -> Mapping[str, float]:
+        """How long each part of its set-up took."""
+        ...
+
+    @property
+    def pid(self) -> int:
+        """Of its init, on this machine."""
+        ...
+
+    def signal(self, signum: int) -> None:
+        """Send a signal to its program; does nothing once it has ended."""
+        ...
+
+    def hold_output(self, held: bool) -> None:
+        """Leave what it prints in its pipes, so that it has to wait once they are full; or read on."""
+        ...
+
+    def read_output(self) -> None:
+        """Hand on at once the whole lines that it has printed so far, unless they are held."""
+        ...
+
+
 class ContainerRuntime(Protocol):
     """What starts containers."""
 

@@ -14,13 +14,14 @@ from typing import Protocol
 import structlog
 from modal_proto import api_pb2
 
-from pilotlight.core.containers import ContainerHandle, ContainerSpec, Exit, OnOutput
+from pilotlight.core.containers import ContainerSpec, Exit, OnOutput, RunningContainer
 from pilotlight.core.errors import InvalidInput, PilotlightError
 from pilotlight.node.answers import Answer, Answers
 from pilotlight.node.inputs import Batch, Inputs
 from pilotlight.node.outbox import Outbox
 from pilotlight.node.ports import answering
 from pilotlight.node.printed import Tail
+from pilotlight.node.start_marks import StartMarks
 from pilotlight.node.web_requests import WebRequests
 from pilotlight.wire import platform_pb2
 
@@ -29,35 +30,13 @@ log = structlog.get_logger()
 TIMEOUT_GRACE_S = 1.0  # for a container whose input took too long: time for its exit hooks
 HEARTBEAT_GAP_S = 5.5  # the longest time in which a container does not ask whether inputs were cancelled
 SEND_AGAIN_S = 0.5  # after the server could not store outputs
+TELL_AFTER_S = 0.05  # the line about a start is written when its first output has surely left
 UNSTORED_ANSWERS = 64  # of one container, before it has to wait for the disk
 SETUP_FAILED_CODE = 1
 KILLED_CODE = 128 + signal.SIGKILL
 FILE_DESCRIPTORS = {1: api_pb2.FILE_DESCRIPTOR_STDOUT, 2: api_pb2.FILE_DESCRIPTOR_STDERR}
 
 NodeEvent = platform_pb2.NodeEvent
-
-
-class RunningContainer(ContainerHandle, Protocol):
-    """A container that can be told things. `address` is its network interface's: empty where it has none."""
-
-    address: str
-
-    @property
-    def pid(self) -> int:
-        """Of its init, on this machine."""
-        ...
-
-    def signal(self, signum: int) -> None:
-        """Send a signal to its program; does nothing once it has ended."""
-        ...
-
-    def hold_output(self, held: bool) -> None:
-        """Leave what it prints in its pipes, so that it has to wait once they are full; or read on."""
-        ...
-
-    def read_output(self) -> None:
-        """Hand on at once the whole lines that it has printed so far, unless they are held."""
-        ...
 
 
 class TaskRuntime(Protocol):
@@ -88,6 +67,7 @@ class Task:
     def __init__(self, request: platform_pb2.StartTask, outbox: Outbox, runtime: TaskRuntime, prepare: Prepare) -> None:
         self.task_id = request.task_id
         self.request = request
+        self._marks = StartMarks()
         self._outbox = outbox
         self._runtime = runtime
         self._prepare = prepare
@@ -135,6 +115,7 @@ class Task:
                 message = f"Setting up container {self.task_id} failed inside Pilotlight; `pilotlight logs node` has the cause."
         finally:
             self._cancel_timers()
+            self._tell_start()
             self._report(ended, message)
             self.ended.set()
             await surface.close()
@@ -146,12 +127,14 @@ class Task:
             async with asyncio.timeout(None) as self._preparing:
                 await surface.open()
                 spec = await self._prepare(self.request, surface.socket_path)
+                self._marks.reach("prepared")
         except TimeoutError:
             return None  # `_end` ran out of patience, nothing else does
         finally:
             self._preparing = None
         container = await self._runtime.start(spec, self._on_output)
         self._container = container
+        self._marks.reach("started")
         if self._outbox.full:
             container.hold_output(True)
         if self._reason:
@@ -161,6 +144,9 @@ class Task:
         if startup_timeout_s := self._startup_timeout_s:
             self._later(startup_timeout_s, self._check_startup)
         return await container.wait()
+
+    def _tell_start(self) -> None:
+        self._marks.tell(self.task_id, self._container.setup_ms if self._container is not None else {})
 
     def _report(self, ended: Exit | None, message: str) -> None:
         self._outbox.unlisten(self._on_pressure)
@@ -278,12 +264,15 @@ class Task:
     def greet(self) -> None:
         """The client runs, and is about to import the user's code."""
         self._has_greeted = True
+        self._marks.reach("greeted")
 
     async def take_inputs(self) -> Batch | None:
         """The next inputs, counted as handed out; None: the container is to end."""
+        self._marks.reach("asked")
         self._be_ready()
         batch = await self._inputs.take()
         if batch is not None:
+            self._marks.reach("given")
             self._read_output()
             self._inputs.start(batch, self._loop.time())
             self.web.take(batch)
@@ -375,6 +364,8 @@ class Task:
             self._outbox.soon(answer.event)  # the container has its next input already: its outputs may share a message
         else:
             self._outbox.urgent(answer.event)
+        if self._marks.reach("answered"):
+            self._later(TELL_AFTER_S, self._tell_start)
         return answer
 
     def _answer_cancelled(self, unseen: Sequence[tuple[str, int]]) -> None:

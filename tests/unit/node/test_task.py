@@ -23,6 +23,7 @@ class Fakes:
     socket_path = Path("/nowhere")
     address = "10.128.0.7"
     pid = 1
+    setup_ms: dict[str, float] = {}
 
     def __init__(self) -> None:
         self.signals: list[int] = []
