@@ -30,7 +30,7 @@ def add(number: int, other: int = 2) -> int:
 @app.function()
 def forever() -> None:
     for turn in range(10_000):
-        print("turn", turn, flush=True)
+        print(f"turn {turn}", flush=True)
         time.sleep(0.1)
 
 

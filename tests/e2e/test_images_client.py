@@ -70,7 +70,7 @@ def by_dockerfile():
 @app.local_entrypoint()
 def main():
     for function in (copied, mounted, by_requirements, by_uv, by_apt, by_dockerfile):
-        print("RESULT", str(function.remote()).strip())
+        print(f"RESULT {str(function.remote()).strip()}")
 """
 
 
@@ -79,7 +79,7 @@ def with_image(directory: Path, definition: str) -> str:
     path = directory / "program.py"
     path.write_text(
         "import sys\n\nimport modal\n\napp = modal.App('image-of-one-kind')\n\n\n"
-        f"@app.function(image={definition})\ndef version():\n    print('PYTHON', sys.version)\n"
+        f"@app.function(image={definition})\ndef version():\n    print(f'PYTHON {{sys.version}}')\n"
     )
     return str(path)
 

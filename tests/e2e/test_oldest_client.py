@@ -26,7 +26,7 @@ def where():
 
 @app.local_entrypoint()
 def main():
-    print("RESULT", where.remote())
+    print(f"RESULT {where.remote()}")
 """
 
 

@@ -102,7 +102,7 @@ def test_a_laptop_on_an_open_network_by_address_and_by_name(site: Site) -> None:
             for host in (SERVER, "server.lan"):
                 url = f"http://{host}:{api}"
                 out = other.run(str(BIN / "modal"), "run", str(PROGRAM), environment={**variables, "MODAL_SERVER_URL": url})
-                assert f"page http://{LABEL}.web.lan:{web} 200" in out
+                assert f"page http://{LABEL}.web.lan:{web} 200" in out, out
 
 
 def _serial(port: int, root: bytes) -> int:
@@ -127,7 +127,7 @@ def test_a_laptop_by_tls_and_the_renewal_of_the_certificate(site: Site, tmp_path
             for host in ("server.lan", SERVER):
                 told = {**variables, **trust, "MODAL_SERVER_URL": f"https://{host}:{api}"}
                 out = other.run(str(BIN / "modal"), "run", str(PROGRAM), environment=told)
-                assert f"page https://{LABEL}.web.lan:{web} 200" in out
+                assert f"page https://{LABEL}.web.lan:{web} 200" in out, out
             assert [_serial(port, authority.root) for port in (api, web)] == [first, first]
             second = authority.issue(chain, key, *hosts)
             assert [_serial(port, authority.root) for port in (api, web)] == [second, second]
@@ -158,7 +158,7 @@ def test_a_laptop_by_a_domain_behind_caddy(site: Site, tmp_path: Path) -> None:
             trust = trusting(tmp_path, (storage / "pki/authorities/local/root.crt").read_bytes())
             told = {**variables, **trust, "MODAL_SERVER_URL": "https://api.example.test"}
             out = other.run(str(BIN / "modal"), "run", str(PROGRAM), environment=told)
-            assert f"page https://{LABEL}.web.example.test 200" in out
+            assert f"page https://{LABEL}.web.example.test 200" in out, out
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ def hold(secs: float = 0) -> str:
 
 @app.local_entrypoint()
 def main():
-    print("the length is", length.remote(), hold.remote())
+    print(f"the length is {length.remote()} {hold.remote()}")
 """
 
 

@@ -90,7 +90,7 @@ def absent() -> None: ...
 def wait() -> None:
     import threading
 
-    print("mounted:", Path("/bucket").is_dir(), flush=True)
+    print(f"mounted: {Path('/bucket').is_dir()}", flush=True)
     threading.Event().wait()
 
 

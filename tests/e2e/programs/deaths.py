@@ -16,7 +16,9 @@ NOTES = "deaths"
 
 
 def say(*words: object) -> None:
-    print(*words, flush=True)
+    """In one piece, so that nothing that others print comes in between."""
+    sys.stdout.write(" ".join(map(str, words)) + "\n")
+    sys.stdout.flush()
 
 
 @app.function(memory=(64, LIMIT_MIB))

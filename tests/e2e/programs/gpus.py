@@ -30,12 +30,12 @@ def none() -> tuple[dict[str, str], str]:
 
 @app.function(gpu="any")
 def which() -> None:
-    print("given", os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
+    print(f"given {os.environ['CUDA_VISIBLE_DEVICES']}", flush=True)
 
 
 @app.function(gpu="any")
 def hold() -> None:
-    print("holding", os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
+    print(f"holding {os.environ['CUDA_VISIBLE_DEVICES']}", flush=True)
     modal.Queue.from_name("gpus-never", create_if_missing=True).get()
 
 

@@ -48,7 +48,7 @@ def forward() -> None:
             except modal.exception.InvalidError as error:
                 problem = str(error)
             said = {"web": web.url, "h2": h2.url, "raw": raw.tcp_socket, "tls": raw.tls_socket, "problem": problem}
-            print("tunnels:", json.dumps(said), flush=True)
+            print(f"tunnels: {json.dumps(said)}", flush=True)
             leave.wait()
         print("the echo is closed", flush=True)
         threading.Event().wait()
