@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
+from modal._utils import http_utils
 from modal._utils.blob_utils import _upload_to_s3_url, perform_multipart_upload
 from modal._utils.bytes_io_segment_payload import BytesIOSegmentPayload
 from modal._utils.http_utils import ClientSessionRegistry
@@ -94,14 +95,18 @@ async def running(state: Path, host: str = "127.0.0.1") -> AsyncIterator[Edge]:
 
 @contextlib.asynccontextmanager
 async def client_session() -> AsyncIterator[None]:
-    """The client keeps one HTTP session per process; each test has an event loop of its own, so it gets one of its own."""
-    ClientSessionRegistry._client_session_active = False
-    try:
-        yield
-    finally:
-        if ClientSessionRegistry._client_session_active:
-            await ClientSessionRegistry._client_session.close()
-        ClientSessionRegistry._client_session_active = False
+    """The client keeps one HTTP session per process, in its own event loop; here it gets another, in that of the test."""
+
+    class Apart(ClientSessionRegistry):
+        _client_session_active = False
+        _shutdown_unregister = None
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(http_utils, "ClientSessionRegistry", Apart)
+        try:
+            yield
+        finally:
+            await Apart.close_session()
 
 
 def md5(data: bytes) -> str:
