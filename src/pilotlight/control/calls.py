@@ -356,9 +356,9 @@ class Calls:
         return found
 
     def _is_iterated(self, call_id: str) -> bool:
-        """Whether somebody reads what a call yields, or is about to."""
+        """Whether somebody reads what a call may have yielded, or is about to: whoever made it and waits may be iterating."""
         call = self._find(call_id)
-        return self.streams.is_read(call_id) or (call is not None and call.pool.is_generator and call.client_retries)
+        return self.streams.is_read(call_id) or (call is not None and call.client_retries)
 
     # ---- cancelling ----
 

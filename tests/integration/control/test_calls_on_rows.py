@@ -354,12 +354,9 @@ def test_memory_of_waiting_payloads_is_accounted_for_to_the_byte(tmp_path: Path,
     beat(tmp_path, scenario)
 
 
-GENERATOR = api_pb2.Function.FUNCTION_TYPE_GENERATOR
-
-
 async def _failing_after(heart: Heart, node: FakeNode, yielded: int) -> LiveCall:
-    """A call of a generator that has yielded so much and then failed."""
-    function_id = await heart.define(function_type=GENERATOR)
+    """A call of a generator, a method of a class for all that its definition says, that has yielded so much and then failed."""
+    function_id = await heart.define()
     task = await node.ready(function_id)
     call = await heart.call(function_id)
     [[(input_id, _)]] = await node.next_delivered()
