@@ -28,15 +28,15 @@ DEFAULT_CAPABILITIES = (
 
 _NAMESPACES = ("user", "pid", "mount", "network", "uts", "ipc", "cgroup")
 
-_MASKED = (
+MASKED = (
     *(f"/proc/{name}" for name in ("acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "sched_debug", "scsi")),
     *("/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware"),
 )
-_READ_ONLY = tuple(f"/proc/{name}" for name in ("bus", "fs", "irq", "sys", "sysrq-trigger"))
+READ_ONLY = tuple(f"/proc/{name}" for name in ("bus", "fs", "irq", "sys", "sysrq-trigger"))
 
 _DEVICE_OPTIONS = ["bind", "rprivate", "nosuid", "noexec"]
 _PROC_OPTIONS = ["nosuid", "noexec", "nodev"]
-_MOUNTS: tuple[dict[str, Any], ...] = (
+MOUNTS: tuple[dict[str, Any], ...] = (
     {"destination": "/proc", "type": "proc", "source": "proc", "options": _PROC_OPTIONS},
     {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]},
     {
@@ -97,14 +97,14 @@ def config(bundle: Bundle) -> dict[str, Any]:
         "hostname": bundle.hostname,
         "root": {"path": str(bundle.root), "readonly": False},
         "process": _process(bundle),
-        "mounts": [*_MOUNTS, *(_bind(bind) for bind in bundle.binds)],
+        "mounts": [*MOUNTS, *(_bind(bind) for bind in bundle.binds)],
         "hooks": _hooks(bundle.hooks),
         "linux": {
             "namespaces": [{"type": kind} for kind in _NAMESPACES],
             "uidMappings": mapping,
             "gidMappings": mapping,
-            "maskedPaths": list(_MASKED),
-            "readonlyPaths": list(_READ_ONLY),
+            "maskedPaths": list(MASKED),
+            "readonlyPaths": list(READ_ONLY),
             "seccomp": seccomp.profile(),
             "sysctl": dict(bundle.sysctls),
         },

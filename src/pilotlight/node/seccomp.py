@@ -8,12 +8,16 @@ call fails with EPERM; one that no list knows fails with ENOSYS, so that C libra
 format: OCI runtime specification, config-linux.md, seccomp.
 """
 
+import ctypes
 import errno
 import functools
 import json
+import os
 import platform
 from pathlib import Path
 from typing import Any
+
+from pilotlight.core import errors
 
 PROFILE_PATH = Path(__file__).with_name("seccomp.json")
 
@@ -58,3 +62,96 @@ def _first_argument(name: str, mask: int, equals: int | None, *, refuse: int = 0
         condition = {"index": 0, "value": mask, "valueTwo": equals, "op": "SCMP_CMP_MASKED_EQ"}
     action = {"action": "SCMP_ACT_ERRNO", "errnoRet": refuse} if refuse else {"action": "SCMP_ACT_ALLOW"}
     return {"names": [name], **action, "args": [condition]}
+
+
+# ---- the same as a program for the kernel ----
+
+_ACTIONS = {"SCMP_ACT_ALLOW": 0x7FFF0000, "SCMP_ACT_ERRNO": 0x00050000}
+_COMPARISONS = {"SCMP_CMP_NE": 1, "SCMP_CMP_MASKED_EQ": 7}
+_NO_NEW_PRIVILEGES = 3  # SCMP_FLTATR_CTL_NNP
+_NO_SUCH_CALL = -1  # __NR_SCMP_ERROR
+_LIBRARY = "libseccomp.so.2"
+
+
+class _Comparison(ctypes.Structure):
+    """struct scmp_arg_cmp of seccomp.h."""
+
+    _fields_ = (("arg", ctypes.c_uint), ("op", ctypes.c_int), ("datum_a", ctypes.c_uint64), ("datum_b", ctypes.c_uint64))
+
+
+@functools.cache
+def program() -> bytes:
+    """The profile as classic BPF: what an OCI runtime makes of it, for whoever loads it without one (struct sock_filter, 8 bytes
+    each). Made by libseccomp, which the runtime needs too. Raises PilotlightError where that is missing or does not understand.
+    """
+    return compiled(profile())
+
+
+def compiled(document: dict[str, Any]) -> bytes:
+    """The `linux.seccomp` object of an OCI bundle as classic BPF. Calls that this libseccomp does not know are left out."""
+    library = _library()
+    context = library.seccomp_init(ctypes.c_uint32(_action(document["defaultAction"], document.get("defaultErrnoRet", 0))))
+    if not context:
+        raise errors.PilotlightError("libseccomp made no filter: it is out of memory, or does not know the default action.")
+    try:
+        # The filter says nothing of privileges: whoever loads it sees to those.
+        _understood(library.seccomp_attr_set(context, _NO_NEW_PRIVILEGES, 0), "no_new_privs")
+        for architecture in document["architectures"]:
+            token = library.seccomp_arch_resolve_name(architecture.removeprefix("SCMP_ARCH_").lower().encode())
+            _understood(library.seccomp_arch_add(context, ctypes.c_uint32(token)), architecture, errno.EEXIST)
+        default = (document["defaultAction"], document.get("defaultErrnoRet", 0))
+        for rule in document["syscalls"]:
+            if (rule["action"], rule.get("errnoRet", 0)) != default:
+                _add(library, context, rule)
+        return _exported(library, context)
+    finally:
+        library.seccomp_release(context)
+
+
+def _add(library: Any, context: ctypes.c_void_p, rule: dict[str, Any]) -> None:
+    action = ctypes.c_uint32(_action(rule["action"], rule.get("errnoRet", 0)))
+    arguments = rule.get("args", ())
+    comparisons = (_Comparison * len(arguments))(
+        *(_Comparison(one["index"], _COMPARISONS[one["op"]], one["value"], one.get("valueTwo", 0)) for one in arguments)
+    )
+    for name in rule["names"]:
+        number = library.seccomp_syscall_resolve_name(name.encode())
+        if number != _NO_SUCH_CALL:
+            _understood(library.seccomp_rule_add_array(context, action, number, len(arguments), comparisons), name)
+
+
+def _exported(library: Any, context: ctypes.c_void_p) -> bytes:
+    file = os.memfd_create("seccomp", os.MFD_CLOEXEC)
+    try:
+        _understood(library.seccomp_export_bpf(context, file), "the filter as a whole")
+        return os.pread(file, os.fstat(file).st_size, 0)
+    finally:
+        os.close(file)
+
+
+def _action(name: str, number: int) -> int:
+    return _ACTIONS[name] | (number if name == "SCMP_ACT_ERRNO" else 0)
+
+
+def _understood(result: int, what: str, *harmless: int) -> None:
+    if result < 0 and -result not in harmless:
+        raise errors.PilotlightError(f"libseccomp does not understand the filter of containers: {what}: {os.strerror(-result)}.")
+
+
+@functools.cache
+def _library() -> Any:
+    try:
+        library = ctypes.CDLL(_LIBRARY)
+    except OSError as error:
+        raise errors.PilotlightError(f"{_LIBRARY} is missing. Install it: apt-get install libseccomp2") from error
+    library.seccomp_init.restype = ctypes.c_void_p
+    library.seccomp_arch_resolve_name.restype = ctypes.c_uint32
+    for name in ("attr_set", "arch_add", "rule_add_array", "export_bpf", "release"):
+        getattr(library, f"seccomp_{name}").argtypes = {
+            "attr_set": (ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32),
+            "arch_add": (ctypes.c_void_p, ctypes.c_uint32),
+            "rule_add_array": (ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p),
+            "export_bpf": (ctypes.c_void_p, ctypes.c_int),
+            "release": (ctypes.c_void_p,),
+        }[name]
+    return library

@@ -9,6 +9,7 @@ import ctypes
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 CLONE_NEWNS, CLONE_NEWNET, CLONE_NEWUSER, CLONE_FS = 0x20000, 0x40000000, 0x10000000, 0x200
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC = 1, 2, 4, 8, 32, 4096, 16384
@@ -26,6 +27,7 @@ _CAPABILITY_VERSION_3 = 0x20080522
 
 # Numbers at or above 424 are the same on all architectures; the older ones that we need are in libc.
 _OPEN_TREE, _MOVE_MOUNT, _OPENAT2, _MOUNT_SETATTR = 428, 429, 437, 442
+_KCMP = {"x86_64": 312, "aarch64": 272}
 # Raw, since libc's setfsuid can't report failure; (setfsuid, setfsgid) by machine.
 _SETFS = {"x86_64": (122, 123), "aarch64": (151, 152)}
 
@@ -67,6 +69,24 @@ def setns(fd: int, kind: int) -> None:
 def become_subreaper(on: bool = True) -> None:
     """Orphans among our descendants become our children, so that their end and exit code reach us."""
     _checked(_libc.prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(on), 0, 0, 0), "become subreaper")
+
+
+def ptrace(request: int, pid: int, address: int = 0, data: Any = 0) -> int:
+    """ptrace(2), by the calling thread; `data` is a number, a ctypes buffer or None."""
+    what = data if data is None or isinstance(data, ctypes.Array) else ctypes.c_void_p(data)
+    return _checked(_libc.ptrace(request, pid, ctypes.c_void_p(address), what), f"ptrace process {pid}")
+
+
+def compare(pid: int, other: int, kind: int) -> bool:
+    """Whether two processes share something, as kcmp(2) tells."""
+    return _checked(_libc.syscall(_KCMP[platform.machine()], pid, other, kind, 0, 0), "kcmp") == 0
+
+
+def open_path_in_root(root: int, path: str) -> int:
+    """A descriptor that names `path` and opens nothing (O_PATH), symlinks resolved as if the directory `root` were `/`."""
+    how = (ctypes.c_uint64 * 3)(os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+    size = ctypes.c_size_t(ctypes.sizeof(how))
+    return _checked(_libc.syscall(_OPENAT2, root, _name(path), how, size), f"find {path}")
 
 
 def bind(source: str | Path, target: str | Path, *, idmap_fd: int | None = None, attributes: int = 0) -> None:

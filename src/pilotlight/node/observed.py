@@ -1,0 +1,276 @@
+"""What a process is, as the host's kernel tells it: namespaces, ids, mounts, rights, filters, open files.
+
+Owns one invariant: nothing here asks the process, or follows a path that it could have laid: all is read from the host's own /proc,
+once a file, through one descriptor of /proc/PID, which names that process even if its number is given out anew. A value of this
+module judges nothing; `verifier` does. Sources: proc(5), namespaces(7), ioctl_ns(2), cgroups(7).
+"""
+
+import contextlib
+import fcntl
+import os
+import struct
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pilotlight.node import syscalls
+from pilotlight.node.tracing import Held
+
+NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "user", "uts")
+_NS_GET_PARENT, _NS_GET_OWNER_UID = 0xB702, 0xB704
+_READ_BYTES = 1 << 20
+
+IdRanges = tuple[tuple[int, int, int], ...]
+"""(first inside, first outside, count) for each line of a user namespace's map."""
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A line of mountinfo. `root` is the path within the file system on `device` ("major:minor") that shows at `point`."""
+
+    mount_id: int
+    device: str
+    root: str
+    point: str
+    options: frozenset[str]
+    propagation: frozenset[str]
+    kind: str
+
+
+@dataclass(frozen=True)
+class Descriptor:
+    """An open file: its link as /proc shows it ("pipe:[7]", "/a/path"), and the mount it is on."""
+
+    link: str
+    mount_id: int
+
+
+@dataclass(frozen=True)
+class Observed:
+    """One process. `mounts` are all that its mount namespace can reach, seen from that namespace's own root.
+
+    `filters` are seccomp programs, the newest first; None where the kernel was not asked, or would not tell: `filters_why`.
+    """
+
+    pid: int
+    status: Mapping[str, str]
+    namespaces: Mapping[str, int]
+    user_parent: int
+    user_owner: int
+    uid_map: IdRanges
+    gid_map: IdRanges
+    setgroups: str
+    groups: Mapping[str, str]
+    mounts: tuple[Mount, ...]
+    is_root_of_namespace: bool
+    cwd_mount: int
+    program: tuple[int, int]
+    interfaces: frozenset[str]
+    descriptors: tuple[Descriptor, ...]
+    tracer: int = 0  # who else holds it by ptrace
+    shared_memory: tuple[str, ...] = ()
+    filters: tuple[bytes, ...] | None = None
+    filters_why: str = ""
+
+    def field(self, name: str) -> str:
+        """A line of /proc/PID/status, without its name; empty if this kernel has none."""
+        return self.status.get(name, "")
+
+
+def observe(pid: int, *, held: Held | None = None, memory: bool = False) -> Observed:
+    """Read it all. With `held`, a stopped process's filters too; with `memory`, which writable memory it shares.
+
+    Takes about a millisecond. Raises ProcessLookupError or FileNotFoundError if there is no such process (any more).
+    """
+    place = os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        status = parse_status(_text(place, "status"))
+        user_parent, user_owner = _user_namespace_of(place)
+        own_view, whole = _text(place, "mountinfo"), _mountinfo_of_namespace(place)
+        program = os.stat("exe", dir_fd=place)
+        filters, why = _filters(held)
+        return Observed(
+            pid=pid,
+            status=status,
+            namespaces={name: os.stat(f"ns/{name}", dir_fd=place).st_ino for name in NAMESPACES},
+            user_parent=user_parent,
+            user_owner=user_owner,
+            uid_map=parse_id_map(_text(place, "uid_map")),
+            gid_map=parse_id_map(_text(place, "gid_map")),
+            setgroups=_text(place, "setgroups").strip(),
+            groups=parse_groups(_text(place, "cgroup")),
+            mounts=parse_mounts(whole),
+            is_root_of_namespace=own_view == whole,
+            cwd_mount=_mount_of(place, "cwd"),
+            program=(program.st_dev, program.st_ino),
+            interfaces=parse_interfaces(_text(place, "net/dev")),
+            descriptors=tuple(_descriptors(place)),
+            tracer=_other_tracer(status, held),
+            shared_memory=shared_mappings(_text(place, "maps")) if memory else (),
+            filters=filters,
+            filters_why=why,
+        )
+    finally:
+        os.close(place)
+
+
+def own_namespaces() -> dict[str, int]:
+    """Those of the calling thread's process, by kind."""
+    return {name: Path(f"/proc/self/ns/{name}").stat().st_ino for name in NAMESPACES}
+
+
+def own_mounts() -> tuple[Mount, ...]:
+    """Those that the calling thread sees."""
+    return parse_mounts(Path("/proc/thread-self/mountinfo").read_text())
+
+
+# ---- parsing ----
+
+
+def parse_status(text: str) -> dict[str, str]:
+    """/proc/PID/status by field."""
+    pairs = (line.partition(":") for line in text.splitlines())
+    return {name: value.strip() for name, _, value in pairs}
+
+
+def parse_id_map(text: str) -> IdRanges:
+    """/proc/PID/uid_map or gid_map."""
+    rows = (line.split() for line in text.splitlines())
+    return tuple((int(inside), int(outside), int(count)) for inside, outside, count in rows)
+
+
+def parse_groups(text: str) -> dict[str, str]:
+    """/proc/PID/cgroup by controller; the v2 hierarchy is "", and named v1 ones "name=…"."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        _, controllers, path = line.split(":", 2)
+        found.update(dict.fromkeys(controllers.split(","), path))
+    return found
+
+
+def parse_interfaces(text: str) -> frozenset[str]:
+    """The names in /proc/PID/net/dev."""
+    return frozenset(line.partition(":")[0].strip() for line in text.splitlines()[2:])
+
+
+def parse_mounts(text: str) -> tuple[Mount, ...]:
+    """/proc/PID/mountinfo; blanks in paths stay escaped (\\040) as the kernel writes them."""
+    found: list[Mount] = []
+    for line in text.splitlines():
+        left, _, right = line.partition(" - ")
+        mount_id, _, device, root, point, options, *propagation = left.split(" ")
+        kind = right.partition(" ")[0]
+        found.append(Mount(int(mount_id), device, root, point, frozenset(options.split(",")), frozenset(propagation), kind))
+    return tuple(found)
+
+
+def shared_mappings(text: str) -> tuple[str, ...]:
+    """The lines of /proc/PID/maps whose memory is shared with whoever else maps it."""
+    return tuple(line for line in text.splitlines() if line.split(" ", 2)[1].endswith("s"))
+
+
+# ---- reading ----
+
+
+def _text(place: int, name: str) -> str:
+    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=place)
+    try:
+        pieces: list[bytes] = []
+        while piece := os.read(fd, _READ_BYTES):
+            pieces.append(piece)
+        return b"".join(pieces).decode(errors="surrogateescape")
+    finally:
+        os.close(fd)
+
+
+def _user_namespace_of(place: int) -> tuple[int, int]:
+    """The parent's inode and the owner's id, as this process sees it, of a user namespace; 0 where it has none that we may see."""
+    fd = os.open("ns/user", os.O_RDONLY | os.O_CLOEXEC, dir_fd=place)
+    try:
+        (owner,) = struct.unpack("I", fcntl.ioctl(fd, _NS_GET_OWNER_UID, bytes(4)))
+        parent = -1
+        with contextlib.suppress(PermissionError):  # ours, or one above it
+            parent = fcntl.ioctl(fd, _NS_GET_PARENT)
+        if parent < 0:
+            return 0, owner
+        try:
+            return os.fstat(parent).st_ino, owner
+        finally:
+            os.close(parent)
+    finally:
+        os.close(fd)
+
+
+def _mountinfo_of_namespace(place: int) -> str:
+    """The mount namespace as seen from its own root: a process that only changed its root can't hide what lies beside it."""
+    texts: list[str] = []
+    problems: list[OSError] = []
+
+    def look() -> None:
+        try:
+            own = os.open("/proc/thread-self", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fd = os.open("ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=place)
+                try:
+                    syscalls.unshare(syscalls.CLONE_FS)
+                    syscalls.setns(fd, syscalls.CLONE_NEWNS)
+                finally:
+                    os.close(fd)
+                texts.append(_text(own, "mountinfo"))  # from here on this thread must not name a path
+            finally:
+                os.close(own)
+        except OSError as error:
+            problems.append(error)
+
+    thread = threading.Thread(target=look, name="look-at-mounts")  # of no use for anything else afterwards
+    thread.start()
+    thread.join()
+    if problems:
+        raise problems[0]
+    return texts[0]
+
+
+def _mount_of(place: int, name: str) -> int:
+    """The mount on which a link of /proc/PID leads; nothing is opened, so no file system is asked."""
+    fd = os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=place)
+    try:
+        return mount_of(fd)
+    finally:
+        os.close(fd)
+
+
+def mount_of(fd: int) -> int:
+    """The id of the mount that an open file of our own is on."""
+    return _mount_id(Path(f"/proc/self/fdinfo/{fd}").read_text())
+
+
+def _mount_id(text: str) -> int:
+    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("mnt_id:")), 0)
+
+
+def _descriptors(place: int) -> list[Descriptor]:
+    directory = os.open("fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=place)
+    try:
+        numbers = [entry.name for entry in os.scandir(directory)]
+        return [
+            Descriptor(os.readlink(number, dir_fd=directory), _mount_id(_text(place, f"fdinfo/{number}"))) for number in numbers
+        ]
+    finally:
+        os.close(directory)
+
+
+def _other_tracer(status: Mapping[str, str], held: Held | None) -> int:
+    tracer = int(status.get("TracerPid", "0"))
+    return 0 if held is not None and tracer == threading.get_native_id() else tracer
+
+
+def _filters(held: Held | None) -> tuple[tuple[bytes, ...] | None, str]:
+    if held is None:
+        return None, "nobody asked"
+    try:
+        return held.filters(), ""
+    except ProcessLookupError:
+        raise
+    except OSError as error:
+        return None, str(error)
