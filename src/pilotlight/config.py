@@ -6,11 +6,12 @@ result to `settings.json` in the run directory, and each process it starts reads
 
 import hashlib
 import ipaddress
+import json
 import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -23,7 +24,7 @@ RUN_ROOT = Path("/run")
 SETTINGS_FILE = "settings.json"
 TUNNELS = "127.0.0.1:9943"  # where tunnels are reached by TLS if nothing else is said and the port is free
 LISTEN_FDS = "PILOTLIGHT_LISTEN_FDS"  # "api=3,inner=4": listening sockets that the supervisor hands to a process
-READY_FD = "PILOTLIGHT_READY_FD"  # where that process says that it serves
+READY_FD = "PILOTLIGHT_READY_FD"  # where that process says that it serves, or why it does not
 
 
 def default_state() -> Path:
@@ -91,6 +92,7 @@ class Settings(BaseSettings):
     web_max_waiting: int = 2000  # requests of one function that may wait for a container
     tunnel_tls: str = ""  # where modal.forward is reached by TLS; empty: TUNNELS, or where that is taken a port that is free
     tunnel_ports: Annotated[str, AfterValidator(_ports)] = "20000-20999"  # of the same address, for raw tunnels
+    container_reach: Literal["workspace", "environment"] = "workspace"  # how far containers may look things up by name
     bucket_allow_local: bool = False  # bucket mounts may name stores on this machine itself
     webhook_allow_private: bool = False  # completion webhooks may be sent to addresses that are not public
     tls_cert: Annotated[Path | None, BeforeValidator(_absolute_or_none)] = None  # PEM chain: both addresses speak TLS then
@@ -272,6 +274,19 @@ def ready() -> None:
     """Tell the supervisor that this process serves; without a supervisor, or said before, it does nothing."""
     if number := os.environ.pop(READY_FD, ""):
         os.write(int(number), b"ready\n")
+        os.close(int(number))
+
+
+def note(text: str) -> None:
+    """Tell whoever starts the platform something, before `ready`; without a supervisor it does nothing."""
+    if number := os.environ.get(READY_FD, ""):
+        os.write(int(number), f"note {json.dumps(text)}\n".encode())
+
+
+def refuse(text: str) -> None:
+    """Tell the supervisor why this process will not serve, however often it is started; without a supervisor it does nothing."""
+    if number := os.environ.pop(READY_FD, ""):
+        os.write(int(number), f"refused {json.dumps(text)}\n".encode())
         os.close(int(number))
 
 

@@ -9,6 +9,7 @@ import gc
 import random
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import uvloop
 
 from pilotlight import config, logging
 from pilotlight.config import Settings
+from pilotlight.core.errors import WrongState
 
 log = structlog.get_logger()
 
@@ -71,7 +73,12 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = Settings.load(arguments.settings)
     logging.configure(settings.log_level, arguments.role)
-    uvloop.run(ROLES[arguments.role](settings, config.inherited_sockets(), config.ready))
+    try:
+        uvloop.run(ROLES[arguments.role](settings, config.inherited_sockets(), config.ready))
+    except WrongState as error:  # starting it again would not help
+        log.error("process_refuses", why=str(error))
+        config.refuse(str(error))
+        sys.exit(1)
 
 
 if __name__ == "__main__":

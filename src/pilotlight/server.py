@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from pilotlight.config import Settings
+from pilotlight.config import Settings, note
 from pilotlight.control.apps import AppRecord, Apps, stopped
 from pilotlight.control.autoscalers import Autoscalers
 from pilotlight.control.blobs import Blobs
@@ -24,12 +24,15 @@ from pilotlight.control.gpu_tasks import GpuTasks
 from pilotlight.control.idle_pools import IdlePools
 from pilotlight.control.image_names import ImageNames
 from pilotlight.control.images import Images
+from pilotlight.control.live import LiveTask
 from pilotlight.control.mounts import Mounts
 from pilotlight.control.network_file_systems import NetworkFileSystems
 from pilotlight.control.node_output import NodeOutput
 from pilotlight.control.nodes import Nodes
 from pilotlight.control.output_log import OutputLog
 from pilotlight.control.overview import Overview
+from pilotlight.control.owners import Owners
+from pilotlight.control.permissions import Permissions
 from pilotlight.control.pools import Pools
 from pilotlight.control.proxy_tokens import ProxyTokens
 from pilotlight.control.queues import Queues
@@ -78,6 +81,7 @@ from pilotlight.rpc.images import ImageHandlers
 from pilotlight.rpc.mounts import MountHandlers
 from pilotlight.rpc.network_file_systems import NetworkFileSystemHandlers
 from pilotlight.rpc.nodes import NodeService
+from pilotlight.rpc.permissions import Guard
 from pilotlight.rpc.proxy_tokens import ProxyTokenHandlers
 from pilotlight.rpc.queues import QueueHandlers
 from pilotlight.rpc.secrets import SecretHandlers
@@ -87,16 +91,14 @@ from pilotlight.rpc.tasks import TaskHandlers
 from pilotlight.rpc.tunnels import TunnelHandlers
 from pilotlight.rpc.volumes import VolumeHandlers
 from pilotlight.rpc.workspace import WorkspaceHandlers
-from pilotlight.store import output_tables
-from pilotlight.store.database import Database, create_missing, open_engine
-from pilotlight.store.schema import migrate
+from pilotlight.store.database import Database
+from pilotlight.store.opening import open_databases
 from pilotlight.wire import platform_pb2
 from pilotlight.wire.frames import Listener
 from pilotlight.wire.listening import Server as GrpcServer
 from pilotlight.wire.tls import certificate_of
 
 BACKLOG = 1024  # connections that may wait to be accepted
-OUTPUT_SYNCHRONOUS = "NORMAL"  # a power cut may take the last lines that programs printed, never a call
 
 
 class Server:
@@ -206,6 +208,13 @@ class Server:
             secrets=self.secrets,
             output_log=self.output_log,
         )
+        self.permissions = Permissions(
+            found_database=self.output_database,
+            tasks=self.tasks,
+            environments=self.environments,
+            owners=Owners(database=database, apps=self.apps, functions=self.functions, calls=self.calls),
+            may_leave_environment=settings.container_reach == "workspace",
+        )
         self.node_output = NodeOutput(tasks=self.tasks, nodes=self.nodes, output_log=self.output_log)
         self.cordons = Cordons(database=database, nodes=self.nodes, tasks=self.tasks, pools=self.pools)
         self.gpu_tasks = GpuTasks(
@@ -277,7 +286,7 @@ class Server:
     def _connect(self) -> None:
         """What one use case has to tell others that it can't know."""
         self.apps.is_busy = lambda app_id: self.calls.is_busy(app_id) or self.web_routes.serves(app_id)
-        self.tasks.on_end = lambda task: self.tunnels.task_ended(task.task_id)
+        self.tasks.on_end = self._task_ended
         self.tasks.on_serving = self.web.serving_changed
         self.tasks.ends.on_startup_failure = self.unplaced.on_failure = self.web.startup_failed
         self.unplaced.is_settled = lambda: self.recovery.is_settled
@@ -295,11 +304,10 @@ class Server:
     @classmethod
     async def open(cls, settings: Settings) -> "Server":
         """Open the state, bring it to the newest schema, and rebuild what was going on."""
-        engine = open_engine(settings.database_path, settings.synchronous)
-        migrate(engine)
-        output_engine = open_engine(settings.log_database_path, OUTPUT_SYNCHRONOUS)
-        create_missing(output_engine, output_tables.metadata)
-        server = cls(settings, Database(engine), Database(output_engine))
+        main, output = open_databases(
+            settings.database_path, settings.log_database_path, settings.synchronous, settings.run_dir, note
+        )
+        server = cls(settings, Database(main), Database(output))
         await server.environments.ensure_default()
         await server.secrets.restore()
         await server.tokens.load()
@@ -313,6 +321,7 @@ class Server:
         await server.webhooks.restore()
         await server.cordons.restore()
         await server.recovery.restore()
+        await server.permissions.restore()
         await server.autoscalers.restore()
         await server.schedules.restore()
         return server
@@ -353,7 +362,8 @@ class Server:
         """Serve clients on `api`, containers and our own processes on `inner`, the streams of nodes and of edges on theirs."""
         handlers = self.handlers()
         public = Service(handlers, TokenAuthenticator(self.tokens, self.edge))
-        for_tasks = Service(handlers, NodeAuthenticator(self.node_token, lambda task_id: self.tasks.get(task_id) is not None))
+        from_node = NodeAuthenticator(self.node_token, lambda task_id: self.tasks.get(task_id) is not None)
+        for_tasks = Service(handlers, from_node, Guard(self.permissions, self.settings.workspace))
         service = NodeService(
             recovery=self.recovery,
             tasks=self.tasks,
@@ -449,6 +459,10 @@ class Server:
         await self.output_log.close()
         await self.output_database.close()
         await self.database.close()
+
+    def _task_ended(self, task: LiveTask) -> None:
+        self.tunnels.task_ended(task.task_id)
+        self.permissions.task_ended(task.task_id)
 
     async def _app_stopped(self, app: AppRecord, reason: str, grace_s: float) -> None:
         pools = self.pools.of_app(app.app_id)

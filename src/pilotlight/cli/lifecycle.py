@@ -1,5 +1,6 @@
 """`pilotlight up` and `pilotlight down`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -9,8 +10,10 @@ from pilotlight.config import Settings
 from pilotlight.supervisor.start import bring_down, bring_up
 
 
-def _announce(settings: Settings, seconds: float) -> None:
+def _announce(settings: Settings, seconds: float, notes: Sequence[str]) -> None:
     flag = state_flag(settings)
+    for text in notes:
+        click.echo(text)
     click.echo(f"Pilotlight is ready ({seconds:.1f} s): API {settings.api}, web {settings.web}")
     click.echo(f'  point this shell at it     eval "$(pilotlight env{flag})"')
     click.echo("  run a program              modal run examples/hello.py")

@@ -19,9 +19,11 @@ def set_handle(connection: Connection, function_id: str, handle: bytes) -> None:
 
 
 def set_live_definitions(connection: Connection, live: dict[str, str]) -> None:
-    """Make these definitions (function id → definition id) the ones that new containers run."""
+    """Make these definitions (function id → definition id) the ones that new containers run, each of its own function only."""
     for function_id, definition_id in live.items():
-        connection.execute(update(functions).where(functions.c.function_id == function_id).values(definition_id=definition_id))
+        own = exists().where(definitions.c.definition_id == definition_id, definitions.c.function_id == function_id)
+        change = update(functions).where(functions.c.function_id == function_id, own)
+        connection.execute(change.values(definition_id=definition_id))
 
 
 def insert_definition(connection: Connection, row: dict[str, Any]) -> None:
@@ -57,6 +59,11 @@ def function_with_definition(connection: Connection, function_id: str) -> Row[*t
         .where(functions.c.function_id == function_id)
     )
     return connection.execute(query).first()
+
+
+def definition(connection: Connection, definition_id: str) -> Row[*tuple[Any, ...]] | None:
+    """One definition, live or not."""
+    return connection.execute(select(definitions.c.function).where(definitions.c.definition_id == definition_id)).first()
 
 
 def newest_definition(connection: Connection, function_id: str) -> Row[*tuple[Any, ...]] | None:

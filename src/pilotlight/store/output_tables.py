@@ -44,3 +44,10 @@ web_requests = Table(
     Index("web_requests_by_function", "function_id", "at"),
     sqlite_autoincrement=True,
 )
+
+found = Table(
+    "found",  # what containers that run have looked up by name in other environments, and the apps that they made
+    metadata,
+    Column("task_id", String, primary_key=True),
+    Column("object_id", String, primary_key=True),
+)

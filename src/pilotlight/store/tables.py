@@ -431,3 +431,17 @@ proxy_token_environments = Table(
     Column("token_id", String, primary_key=True),
     Column("environment_id", String, primary_key=True),
 )
+
+audit = Table(
+    "audit",  # who changed what, or tried to
+    metadata,
+    Column("event_id", Integer, primary_key=True, autoincrement=True),
+    Column("at", Float, nullable=False),
+    Column("actor", String, nullable=False),  # a token's id, a container's; empty: whoever owns the state, by the command line
+    Column("address", String, nullable=False),  # of the other end; empty: this machine, or a container
+    Column("action", String, nullable=False),  # name of the RPC
+    Column("object", String, nullable=False),  # core.audit.object_of
+    Column("outcome", String, nullable=False),  # "OK", or the name of a gRPC status
+    Index("audit_by_age", "at"),
+    sqlite_autoincrement=True,
+)

@@ -1,13 +1,15 @@
 """One process of the platform: started with its sockets, started again when it dies, stopped when asked.
 
     spawn ──► "ready" on its pipe ──► serving ──► exit ──► spawn again (at once, then 0.1, 0.2 … 5 s)
-      └───── exit before it was ever ready, MAX_STARTS times: give up
+      └───── exit before it was ever ready, MAX_STARTS times, or once if it says that it refuses: give up
 
-Events only: readiness is a line on a pipe, the end is a pidfd that becomes readable.
+Events only: readiness is a line on a pipe, the end is a pidfd that becomes readable. Other lines on that pipe are notes for whoever
+starts the platform, and the reason of one that refuses to serve.
 """
 
 import asyncio
 import ctypes
+import json
 import os
 import signal
 import subprocess
@@ -24,6 +26,7 @@ MAX_STARTS = 5
 STABLE_S = 10.0  # who served this long starts with a clean record
 FIRST_DELAY_S, MAX_DELAY_S = 0.1, 5.0
 KILL_WAIT_S = 5.0
+SAID_BYTES = 64 << 10  # of a process, before it serves
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -58,6 +61,8 @@ class Child:
         self.program = program
         self.pid: int | None = None
         self.ready = asyncio.Event()
+        self.notes: list[str] = []  # what it wants whoever started the platform to know
+        self.refusal = ""  # why it will not serve, if it has said so
         self._journal = journal
         self._changed = changed
         self._give_up = give_up
@@ -79,7 +84,7 @@ class Child:
             if self._stopping.is_set():
                 return
             deaths = 1 if time.monotonic() - started >= STABLE_S else deaths + 1
-            if deaths >= MAX_STARTS and not self.ready.is_set():
+            if (deaths >= MAX_STARTS or self.refusal) and not self.ready.is_set():
                 self._journal.log("process_gave_up", role=self.role, starts=deaths)
                 self._give_up(self)
                 return
@@ -96,6 +101,7 @@ class Child:
     async def _run_once(self) -> int:
         loop = asyncio.get_running_loop()
         ready_fd, process = self._spawn()
+        self.notes, self.refusal = [], ""
         pidfd = os.pidfd_open(process.pid)
         self._process, self.pid = process, process.pid
         self._gone.clear()
@@ -108,7 +114,8 @@ class Child:
             return process.wait()
         finally:
             loop.remove_reader(pidfd)
-            loop.remove_reader(ready_fd)
+            if loop.remove_reader(ready_fd):
+                self._on_ready(ready_fd)  # its last words
             os.close(pidfd)
             os.close(ready_fd)
             self._process, self.pid = None, None
@@ -139,11 +146,23 @@ class Child:
         return reading, process
 
     def _on_ready(self, ready_fd: int) -> None:
-        said = os.read(ready_fd, 64)
-        asyncio.get_running_loop().remove_reader(ready_fd)
-        if said.startswith(b"ready"):
-            self.ready.set()
-            self._journal.log("process_ready", role=self.role, pid=self.pid)
+        try:
+            said = os.read(ready_fd, SAID_BYTES)
+        except BlockingIOError:  # not a word
+            return
+        if not said:
+            asyncio.get_running_loop().remove_reader(ready_fd)
+        for line in said.decode().splitlines():  # a pipe takes each line in one piece
+            word, _, text = line.partition(" ")
+            if word == "ready":
+                self.ready.set()
+                self._journal.log("process_ready", role=self.role, pid=self.pid)
+            elif word == "note":
+                self.notes.append(json.loads(text))
+                self._journal.log("process_notes", role=self.role, note=repr(self.notes[-1]))
+            elif word == "refused":
+                self.refusal = json.loads(text)
+                self._journal.log("process_refuses", role=self.role, why=repr(self.refusal))
 
     def retire(self) -> None:
         """From now on, do not start it again."""

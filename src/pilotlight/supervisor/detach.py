@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +18,11 @@ from pilotlight.supervisor.journal import open_log
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the background process: seconds until it was ready, or the error to show."""
+    """What became of the background process: seconds until it was ready and what is to be known of it, or the error to show."""
 
     ready_s: float | None = None
     error: str = ""
+    notes: Sequence[str] = ()
 
 
 class Reporter:
@@ -30,8 +31,8 @@ class Reporter:
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
-    def ready(self, seconds: float) -> None:
-        self._say({"ready_s": seconds})
+    def ready(self, seconds: float, notes: Sequence[str]) -> None:
+        self._say({"ready_s": seconds, "notes": list(notes)})
 
     def failed(self, error: str) -> None:
         self._say({"error": error})

@@ -6,7 +6,7 @@ Owns the state and run directories' existence and modes, and the promise that a 
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pilotlight.config import SETTINGS_FILE, Settings
@@ -20,7 +20,7 @@ from pilotlight.supervisor.watch import ReadyCallback, Supervisor
 STOP_LIMIT_S = 40.0  # longer than the supervisor's own limits together
 SUPERVISOR_LOG = "supervisor.log"
 
-Announce = Callable[[Settings, float], None]
+Announce = Callable[[Settings, float, Sequence[str]], None]
 
 
 def running_settings(settings: Settings) -> Settings:
@@ -58,7 +58,7 @@ def _prepare(settings: Settings) -> tuple[Settings, dict[str, Listeners]]:
 def bring_up(settings: Settings, *, detach: bool, announce: Announce) -> lock.Running | None:
     """Start the platform: the one that runs already, if so, else None once it has ended (or, detached, once it is ready).
 
-    `announce` is called once all processes serve, with the settings as resolved and the seconds that took.
+    `announce` is called once all processes serve, with the settings as resolved, the seconds that took, and what is to be known.
     Raises PilotlightError when it can't be started; then nothing is left behind.
     """
     require_root("the node agent makes namespaces, mounts and a network for containers")
@@ -72,14 +72,14 @@ def bring_up(settings: Settings, *, detach: bool, announce: Announce) -> lock.Ru
         held.release()
         raise
     if not detach:
-        _supervise(resolved, listeners, held, lambda seconds: announce(resolved, seconds), echo=True)
+        _supervise(resolved, listeners, held, lambda seconds, notes: announce(resolved, seconds, notes), echo=True)
         return None
     keep = [held.fd, *(s.fileno() for of_role in listeners.values() for s in of_role.values())]
     log_path = settings.process_logs_dir / SUPERVISOR_LOG
     outcome = run_in_background(lambda reporter: _background(resolved, listeners, held, reporter), log_path, keep)
     if outcome.ready_s is None:
         raise Busy(outcome.error)
-    announce(resolved, outcome.ready_s)
+    announce(resolved, outcome.ready_s, outcome.notes)
     return None
 
 

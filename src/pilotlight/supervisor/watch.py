@@ -9,10 +9,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from pilotlight.config import SETTINGS_FILE, Settings
-from pilotlight.core.errors import Busy, PilotlightError
+from pilotlight.core.errors import Busy, PilotlightError, WrongState
 from pilotlight.supervisor.child import Child, Program
 from pilotlight.supervisor.journal import Journal, tail
 from pilotlight.supervisor.sockets import Listeners
@@ -23,7 +23,7 @@ STOP_GRACE_S = {"node": 15.0, "server": 5.0, "edge": 5.0}  # in the order of sto
 START_LIMIT_S = 60.0
 SHOWN_LINES = 12
 
-ReadyCallback = Callable[[float], None]
+ReadyCallback = Callable[[float, Sequence[str]], None]
 
 
 class Supervisor:
@@ -42,7 +42,10 @@ class Supervisor:
         return Program(role, command, listeners, self._settings.process_logs_dir / f"{role}.log")
 
     async def run(self, on_ready: ReadyCallback) -> None:
-        """Start all, say when all serve (seconds it took), wait for the end. Raises Busy when one can't be started."""
+        """Start all, say when all serve (seconds it took, and what they want to be known), wait for the end.
+
+        Raises Busy when one can't be started, WrongState when one refuses to.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._on_signal, number)
@@ -70,9 +73,13 @@ class Supervisor:
             self._fail(late[0], f"did not say that it serves within {START_LIMIT_S:.0f} s")
             return
         self._journal.log("platform_ready", seconds=round(time.monotonic() - started, 3))
-        on_ready(time.monotonic() - started)
+        on_ready(time.monotonic() - started, [note for child in self._children for note in child.notes])
 
     def _gave_up(self, child: Child) -> None:
+        if child.refusal:
+            self._failure = WrongState(child.refusal)
+            self._stop.set()
+            return
         self._fail(child, "ended each time it was started")
 
     def _fail(self, child: Child, what: str) -> None:

@@ -1,6 +1,7 @@
 """Stands in for pilotlight.main: takes its sockets, answers each connection with its name and pid, ends on SIGTERM.
 
-What it is to do wrong is read from a file in the state directory: `<role>.fail` makes it exit at once, with a line of output.
+What it is to do wrong is read from a file in the state directory: `<role>.fail` makes it exit at once, with a line of output;
+`<role>.refuse` and `<role>.note` hold what it says before it ends, or serves.
 """
 
 import os
@@ -9,7 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
-from pilotlight.config import Settings, inherited_sockets, ready
+from pilotlight.config import Settings, inherited_sockets, note, ready, refuse
 
 
 def main() -> None:
@@ -17,6 +18,11 @@ def main() -> None:
     if (settings.state / f"{role}.fail").exists():
         print(f"{role} can't go on")
         sys.exit(7)
+    if (refusal := settings.state / f"{role}.refuse").exists():
+        refuse(refusal.read_text())
+        sys.exit(1)
+    if (noted := settings.state / f"{role}.note").exists():
+        note(noted.read_text())
     sockets = inherited_sockets()
     reading, writing = os.pipe()
     signal.signal(signal.SIGTERM, lambda *_: os.write(writing, b"!"))

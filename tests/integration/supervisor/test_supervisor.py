@@ -16,7 +16,7 @@ import pytest
 from pilotlight.config import TUNNELS, Settings
 
 PILOTLIGHT = Path(sys.executable).with_name("pilotlight")
-LIMIT_S = 30
+LIMIT_S = 60
 USUAL_TUNNEL_PORT = int(TUNNELS.rpartition(":")[2])
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the supervisor makes its run directory in /run")
@@ -255,3 +255,22 @@ def test_logs_of_all_and_of_one(platform: Platform) -> None:
     platform.up()
     assert "platform_ready" in platform.run("logs", "supervisor").stdout
     assert platform.run("logs").stdout.startswith("supervisor ")
+
+
+@pytest.mark.parametrize("flags", [["--detach"], []])
+def test_a_process_that_refuses_is_believed_at_once_and_says_why(platform: Platform, flags: list[str]) -> None:
+    platform.settings.state.mkdir(mode=0o700)
+    (platform.settings.state / "server.refuse").write_text("the database is damaged.\nDo this.")
+    done = platform.run("up", *flags, "--api", "127.0.0.1:0", "--web", "127.0.0.1:0")
+    assert done.returncode == 1
+    assert done.stderr.endswith("pilotlight: the database is damaged.\nDo this.\n")
+    journal = (platform.settings.process_logs_dir / "supervisor.log").read_text()
+    assert journal.count("process_started role=server") == 1
+
+
+def test_what_a_process_wants_to_be_known_is_shown_by_up(platform: Platform) -> None:
+    platform.settings.state.mkdir(mode=0o700)
+    (platform.settings.state / "server.note").write_text("There is a copy, as /state/copy.db")
+    done = platform.run("up", "--detach", "--api", "127.0.0.1:0", "--web", "127.0.0.1:0")
+    assert done.returncode == 0, done.stderr
+    assert "There is a copy, as /state/copy.db\nPilotlight is ready" in done.stdout
