@@ -63,6 +63,7 @@ class ClientPackages:
         self._made = LayerStore(settings.cache / "clients")
         self._probe = Probe(settings.node_dir / "probes", self._steps)
         self._uv_cache = settings.cache / "uv"
+        self._pins: dict[tuple[Path, str], str | None] = {}  # by client layer, whose content never changes, and builder
 
     async def layers_for(
         self, client_version: str, builder_version: str, layer_ids: Sequence[str], config: platform_pb2.ImageConfig
@@ -108,7 +109,9 @@ class ClientPackages:
         if builder_version <= LAST_BUILDER_WITH_DEPENDENCIES_INSIDE:
             return None
         client = await self.client_layer(client_version, target)
-        pins = await asyncio.to_thread(_pins, client / PACKAGES_DIR, builder_version)
+        if (client, builder_version) not in self._pins:
+            self._pins[client, builder_version] = await asyncio.to_thread(_pins, client / PACKAGES_DIR, builder_version)
+        pins = self._pins[client, builder_version]
         if pins is None:
             raise InvalidInput(f"Client {client_version} does not know image builder {builder_version}. Upgrade the client.")
         system = _uv_platform(target.facts.libc_version)

@@ -50,14 +50,20 @@ class Probe:
     def __init__(self, directory: Path, steps: Steps) -> None:
         self._directory = directory
         self._steps = steps
+        self._known: dict[tuple[tuple[str, ...], str], ImageFacts] = {}
 
     async def facts(self, layer_ids: Sequence[str], layers: tuple[Path, ...], env: Mapping[str, str]) -> ImageFacts:
         """What the image holds, by the first `python` or `python3` on its PATH."""
+        key = (tuple(layer_ids), env.get("PATH", ""))
+        if (known := self._known.get(key)) is not None:
+            return known
         path = self._directory / f"{definition_id('probe', list(layer_ids), env.get('PATH', ''))}.json"
         if path.exists():
-            return ImageFacts(**json.loads(path.read_text()))
-        facts = await self._ask(layers, env)
-        await asyncio.to_thread(self._keep, path, facts)
+            facts = ImageFacts(**json.loads(path.read_text()))
+        else:
+            facts = await self._ask(layers, env)
+            await asyncio.to_thread(self._keep, path, facts)
+        self._known[key] = facts
         return facts
 
     def _keep(self, path: Path, facts: ImageFacts) -> None:

@@ -5,6 +5,7 @@ delivered, outputs go up the node's stream.
 """
 
 import contextlib
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +23,7 @@ from pilotlight.wire.raw import RawCodec, RawStatusDetails, leading_string
 
 HEARTBEAT_HOLD_S = 14.5  # the client gives up after 15.1 s and sleeps what is left of 15
 EMPTY = b""
+_METHOD_PREFIX = f"/{SERVICE.full_name}/"
 _CALL_ID = api_pb2.FunctionCallPutDataRequest.DESCRIPTOR.fields_by_name["function_call_id"].number
 
 
@@ -78,7 +80,21 @@ class Gateway:
         self._relay = relay
         self._task = task
         self._volumes = volumes
-        self._server = Server([self], codec=RawCodec(), status_details_codec=RawStatusDetails())
+        self._server = Server([], codec=RawCodec(), status_details_codec=RawStatusDetails(), find_handler=self._find_handler)
+        # What is answered here; all else is passed on to the server.
+        self._own: dict[str, Callable[[Any], Awaitable[None]]] = {
+            "ContainerHello": self._hello,
+            "ContainerHeartbeat": self._heartbeat,
+            "ContainerServerLifecycleReady": self._server_ready,
+            "ContainerStop": self._stop,
+            "FunctionCallPutDataOut": self._put_data_out,
+            "FunctionGetInputs": self._get_inputs,
+            "FunctionPutOutputs": self._put_outputs,
+            "FunctionGetDynamicConcurrency": self._get_dynamic_concurrency,
+            "TaskResult": self._task_result,
+            "VolumeCommit": self._volume_commit,
+            "VolumeReload": self._volume_reload,
+        }
 
     async def open(self) -> None:
         """Listen. The directory lets nobody list it, and the name of the socket is known to its container only."""
@@ -93,26 +109,14 @@ class Gateway:
         await self._server.wait_closed()
         self.socket_path.unlink(missing_ok=True)
 
-    def __mapping__(self) -> dict[str, Handler]:
-        own = {
-            "ContainerHello": self._hello,
-            "ContainerHeartbeat": self._heartbeat,
-            "ContainerServerLifecycleReady": self._server_ready,
-            "ContainerStop": self._stop,
-            "FunctionCallPutDataOut": self._put_data_out,
-            "FunctionGetInputs": self._get_inputs,
-            "FunctionPutOutputs": self._put_outputs,
-            "FunctionGetDynamicConcurrency": self._get_dynamic_concurrency,
-            "TaskResult": self._task_result,
-            "VolumeCommit": self._volume_commit,
-            "VolumeReload": self._volume_reload,
-        }
-        handlers = self._relay.handlers(self._task.task_id)
-        for name, serve in own.items():
-            handlers[f"/{SERVICE.full_name}/{name}"] = Handler(serve, Cardinality.UNARY_UNARY, bytes, bytes)
-        get_data_in = Handler(self._get_data_in, Cardinality.UNARY_STREAM, bytes, bytes)
-        handlers[f"/{SERVICE.full_name}/FunctionCallGetDataIn"] = get_data_in
-        return handlers
+    def _find_handler(self, path: str) -> Handler | None:
+        """Made when a container first asks: it uses a few of the hundreds of methods."""
+        method = path.removeprefix(_METHOD_PREFIX)
+        if method == "FunctionCallGetDataIn":
+            return Handler(self._get_data_in, Cardinality.UNARY_STREAM, bytes, bytes)
+        if (serve := self._own.get(method)) is not None:
+            return Handler(serve, Cardinality.UNARY_UNARY, bytes, bytes)
+        return self._relay.handler(self._task.task_id, path)
 
     async def _hello(self, stream: Any) -> None:
         await stream.recv_message()

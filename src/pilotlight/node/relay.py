@@ -46,18 +46,13 @@ class Relay:
         """End the connection and the calls on it."""
         self._channel.close()
 
-    def handlers(self, task_id: str) -> dict[str, Handler]:
-        """A handler for each method of the service, on behalf of this task."""
+    def handler(self, task_id: str, path: str) -> Handler | None:
+        """What serves a method of the service on behalf of this task; None where there is no such method."""
+        if (streaming := METHODS.get(path)) is None:
+            return None
         identity = self._own | {TASK_HEADER: task_id}
-        return {
-            path: Handler(
-                self._stream(path, identity) if streaming else self._unary(path, identity),
-                Cardinality.UNARY_STREAM if streaming else Cardinality.UNARY_UNARY,
-                bytes,
-                bytes,
-            )
-            for path, streaming in METHODS.items()
-        }
+        serve = self._stream(path, identity) if streaming else self._unary(path, identity)
+        return Handler(serve, Cardinality.UNARY_STREAM if streaming else Cardinality.UNARY_UNARY, bytes, bytes)
 
     async def call(self, task_id: str, method: str, request: bytes, metadata: Mapping[str, Any]) -> bytes:
         """One unary call on behalf of a task; errors: GRPCError as the server gave it, UNAVAILABLE where it is away."""

@@ -3,11 +3,12 @@
 HTTP/2's usual 100 streams a connection are too few for a client that runs hundreds of calls over one connection.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from grpclib.config import Configuration
+from grpclib.const import Handler
 from grpclib.encoding.base import CodecBase, StatusDetailsCodecBase
 from grpclib.server import Server as GrpclibServer
 from h2.settings import SettingCodes
@@ -31,8 +32,28 @@ CONFIGURATION = Configuration(
 )
 
 
+class _Found(dict[str, Handler]):
+    """Handlers by path, each made when it is first asked for. What is not found is not remembered: callers may ask for anything."""
+
+    def __init__(self, find: Callable[[str], Handler | None]) -> None:
+        super().__init__()
+        self._find = find
+
+    def get(self, key: str, default: Any = None, /) -> Any:
+        """The handler of a path."""
+        if (known := super().get(key)) is not None:
+            return known
+        if (found := self._find(key)) is None:
+            return default
+        self[key] = found
+        return found
+
+
 class Server(GrpclibServer):
-    """A grpclib server that allows many streams on each connection."""
+    """A grpclib server that allows many streams on each connection.
+
+    `find_handler` is asked once for each method that somebody calls, by its path; None: there is no such method.
+    """
 
     def __init__(
         self,
@@ -40,10 +61,13 @@ class Server(GrpclibServer):
         *,
         codec: CodecBase | None = None,
         status_details_codec: StatusDetailsCodecBase | None = None,
+        find_handler: Callable[[str], Handler | None] | None = None,
     ) -> None:
         # Left to itself, grpclib drops details unless a package of Google's is there.
         details_codec = status_details_codec or StatusDetails()
         super().__init__(handlers, codec=codec, status_details_codec=details_codec, config=CONFIGURATION)
+        if find_handler is not None:
+            self._mapping = _Found(find_handler)
         self._transports: set[Any] = set()
 
     def abort(self) -> None:
