@@ -60,7 +60,7 @@ class Calls:
         self._live: dict[str, LiveCall] = {}
         self._remembered: OrderedDict[str, LiveCall] = OrderedDict()
         self.streams = Streams(database, self._is_finished)
-        self._reader = OutputReader(database, self._find)
+        self._reader = OutputReader(database, self.find)
         self._delayed: set[asyncio.TimerHandle] = set()
         self.accepted_total = 0
         self.finished_total = 0
@@ -98,9 +98,9 @@ class Calls:
 
     async def _known(self, call_id: str, *, repeated: bool) -> LiveCall | None:
         """The call that an earlier request under the same key has made, on disk by now."""
-        if (known := self._find(call_id)) is not None:
+        if (known := self.find(call_id)) is not None:
             await self._database.write(lambda connection: None)  # what the earlier request wrote is in front of this
-            return known if known.seen or self._find(call_id) is known else None
+            return known if known.seen or self.find(call_id) is known else None
         if not repeated:
             return None
         try:
@@ -357,14 +357,14 @@ class Calls:
 
     def _is_iterated(self, call_id: str) -> bool:
         """Whether somebody reads what a call may have yielded, or is about to: whoever made it and waits may be iterating."""
-        call = self._find(call_id)
+        call = self.find(call_id)
         return self.streams.is_read(call_id) or (call is not None and call.client_retries)
 
     # ---- cancelling ----
 
     async def cancel(self, call_id: str, *, terminate_containers: bool = False) -> None:
         """Stop a call: what waits ends now, what runs is interrupted, or killed with its container. Safe to repeat."""
-        call = self._find(call_id)
+        call = self.find(call_id)
         if call is None:
             if await self._database.read(lambda connection: store.call_row(connection, call_id)) is None:
                 raise errors.NotFound(f"There is no function call {call_id}.")
@@ -395,10 +395,10 @@ class Calls:
     # ---- memory, and what is rebuilt from the rows ----
 
     def _is_finished(self, call_id: str) -> bool:
-        call = self._find(call_id)
+        call = self.find(call_id)
         return call is None or not call.unfinished
 
-    def _find(self, call_id: str) -> LiveCall | None:
+    def find(self, call_id: str) -> LiveCall | None:
         return self._live.get(call_id) or self._remembered.get(call_id)
 
     def _remember(self, call: LiveCall) -> None:
@@ -464,7 +464,7 @@ class Calls:
 
     def complete(self, call_id: str) -> None:
         """The caller of a map sends no more inputs."""
-        if (call := self._find(call_id)) is not None:
+        if (call := self.find(call_id)) is not None:
             call.inputs_complete = True
         self._webhooks.complete(call_id)
 

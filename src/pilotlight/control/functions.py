@@ -393,6 +393,16 @@ class Functions:
                 changed.append((record, before))
         return changed
 
+    async def as_defined(self, record: FunctionRecord, definition_id: str) -> api_pb2.Function:
+        """What a container runs that was started with this definition, though a newer one may be live."""
+        if definition_id == record.definition_id:
+            return record.definition
+        row = await self._database.read(lambda connection: store.definition(connection, definition_id))
+        if row is None:
+            return record.definition
+        definition = api_pb2.Function.FromString(row.function)
+        return with_options(definition, api_pb2.FunctionOptions.FromString(record.options)) if record.options else definition
+
     def find(self, function_id: str) -> FunctionRecord | None:
         """A function that is in use."""
         return self._records.get(function_id)

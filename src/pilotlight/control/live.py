@@ -109,6 +109,7 @@ class LiveTask:
     pool: "Pool"
     node_id: str
     definition_id: str
+    definition: api_pb2.Function  # what it runs, which a newer deployment does not change
     milli_cpu: int
     memory_mib: int
     created_at: float
@@ -129,7 +130,7 @@ class LiveTask:
     @property
     def volume_ids(self) -> set[str]:
         """The volumes that it has mounted."""
-        return {mount.volume_id for mount in self.pool.definition.volume_mounts}
+        return {mount.volume_id for mount in self.definition.volume_mounts}
 
     def move(self, event: TaskEvent) -> bool:
         """Apply the event; False if it changes nothing."""

@@ -80,6 +80,10 @@ class Pools:
             return Pool(record, closed=True)
         return await self.of_function(function_id)
 
+    async def definition_of(self, pool: Pool, definition_id: str) -> api_pb2.Function:
+        """What a container of this pool runs that was started with this definition."""
+        return await self._functions.as_defined(pool.function, definition_id)
+
     def find(self, function_id: str) -> Pool | None:
         """The pool of a function, if it is in use."""
         return self._pools.get(function_id)

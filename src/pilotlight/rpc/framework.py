@@ -63,6 +63,18 @@ class Authenticator(Protocol):
     def __call__(self, metadata: Mapping[str, str]) -> Caller: ...
 
 
+class Guard(Protocol):
+    """Knows what containers may ask."""
+
+    async def admit(self, name: str, task_id: str, request: Message, /) -> Any:
+        """Let a request pass, or raise NotAllowed; what is returned, if anything, is handed to `keep` with the reply."""
+        ...
+
+    async def keep(self, admitted: Any, reply: Message, /) -> None:
+        """What the reply names is the container's to use from now on."""
+        ...
+
+
 def status_of(error: errors.PilotlightError) -> Status:
     """The gRPC status of a domain error: that of its nearest listed class."""
     return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
@@ -83,10 +95,11 @@ def _to_grpc(error: BaseException, method: str) -> GRPCError:
 
 
 class Service:
-    """The ModalClient service of one listener."""
+    """The ModalClient service of one listener. One without a guard is for callers that may do everything."""
 
-    def __init__(self, handlers: Iterable[object], authenticate: Authenticator) -> None:
+    def __init__(self, handlers: Iterable[object], authenticate: Authenticator, guard: Guard | None = None) -> None:
         self._authenticate = authenticate
+        self._guard = guard
         self._handlers: dict[str, Callable[..., Any]] = {}
         self.built: set[str] = set()
         for group in handlers:
@@ -116,7 +129,11 @@ class Service:
         async def serve(stream: Any) -> None:
             request = await stream.recv_message()
             try:
-                reply = await run(self._authenticate(stream.metadata), request)
+                caller = self._authenticate(stream.metadata)
+                admitted = await self._admit(name, caller, request)
+                reply = await run(caller, request)
+                if admitted is not None and self._guard is not None:
+                    await self._guard.keep(admitted, reply)
             except Exception as error:  # noqa: BLE001 - the one place where an error becomes a status
                 raise _to_grpc(error, name) from None
             await stream.send_message(reply)
@@ -127,7 +144,9 @@ class Service:
         async def serve(stream: Any) -> None:
             request = await stream.recv_message()
             try:
-                replies = run(self._authenticate(stream.metadata), request)
+                caller = self._authenticate(stream.metadata)
+                await self._admit(name, caller, request)
+                replies = run(caller, request)
                 try:
                     async for reply in replies:
                         await stream.send_message(reply)
@@ -137,6 +156,13 @@ class Service:
                 raise _to_grpc(error, name) from None
 
         return serve
+
+    async def _admit(self, name: str, caller: Caller, request: Message) -> Any:
+        if caller.task_id is None:
+            return None
+        if self._guard is None:
+            raise errors.NotAllowed(f"Containers are not served here ({name}).")
+        return await self._guard.admit(name, caller.task_id, request)
 
     def _refuse(self, name: str) -> Callable[[Any], Awaitable[None]]:
         async def serve(stream: Any) -> None:
