@@ -118,7 +118,7 @@ class Database:
             self._patience = self._loop.call_later(PATIENCE_S, self._hand_over)
         return future
 
-    def write_unattended(self, work: Work[Any], what: str) -> None:
+    def write_unattended(self, work: Work[Any], what: str, *, patient: bool = False) -> "asyncio.Future[Any]":
         """Queue a change that nobody waits for: should it fail, the log says so, naming what was to be written."""
 
         def written(done: "asyncio.Future[Any]") -> None:
@@ -129,7 +129,9 @@ class Database:
             else:
                 log.error("write_failed", what=what, exc_info=error)
 
-        self.write(work).add_done_callback(written)
+        future = self.write(work, patient=patient)
+        future.add_done_callback(written)
+        return future
 
     def _hand_over(self) -> None:
         if self._patience is not None:

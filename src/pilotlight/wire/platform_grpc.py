@@ -86,6 +86,14 @@ class ControlBase(abc.ABC):
     async def NodeDrain(self, stream: 'grpclib.server.Stream[pilotlight.wire.platform_pb2.NodeDrainRequest, pilotlight.wire.platform_pb2.NodeDrainReply]') -> None:
         pass
 
+    @abc.abstractmethod
+    async def Audit(self, stream: 'grpclib.server.Stream[pilotlight.wire.platform_pb2.AuditRequest, pilotlight.wire.platform_pb2.AuditReply]') -> None:
+        pass
+
+    @abc.abstractmethod
+    async def Backup(self, stream: 'grpclib.server.Stream[pilotlight.wire.platform_pb2.BackupRequest, pilotlight.wire.platform_pb2.BackupReply]') -> None:
+        pass
+
     def __mapping__(self) -> typing.Dict[str, grpclib.const.Handler]:
         return {
             '/pilotlight.Control/Status': grpclib.const.Handler(
@@ -195,6 +203,18 @@ class ControlBase(abc.ABC):
                 grpclib.const.Cardinality.UNARY_UNARY,
                 pilotlight.wire.platform_pb2.NodeDrainRequest,
                 pilotlight.wire.platform_pb2.NodeDrainReply,
+            ),
+            '/pilotlight.Control/Audit': grpclib.const.Handler(
+                self.Audit,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                pilotlight.wire.platform_pb2.AuditRequest,
+                pilotlight.wire.platform_pb2.AuditReply,
+            ),
+            '/pilotlight.Control/Backup': grpclib.const.Handler(
+                self.Backup,
+                grpclib.const.Cardinality.UNARY_STREAM,
+                pilotlight.wire.platform_pb2.BackupRequest,
+                pilotlight.wire.platform_pb2.BackupReply,
             ),
         }
 
@@ -309,4 +329,16 @@ class ControlStub:
             '/pilotlight.Control/NodeDrain',
             pilotlight.wire.platform_pb2.NodeDrainRequest,
             pilotlight.wire.platform_pb2.NodeDrainReply,
+        )
+        self.Audit = grpclib.client.UnaryUnaryMethod(
+            channel,
+            '/pilotlight.Control/Audit',
+            pilotlight.wire.platform_pb2.AuditRequest,
+            pilotlight.wire.platform_pb2.AuditReply,
+        )
+        self.Backup = grpclib.client.UnaryStreamMethod(
+            channel,
+            '/pilotlight.Control/Backup',
+            pilotlight.wire.platform_pb2.BackupRequest,
+            pilotlight.wire.platform_pb2.BackupReply,
         )
