@@ -1,0 +1,120 @@
+"""A file system of its own for a platform's state, on which a disk's misfortunes can be had: full, stalled, without power.
+
+It is ext4 in a file, mounted so that the kernel brings as little as possible to the disk unasked: no data with the journal
+(`data=writeback`), none at a rename (`noauto_da_alloc`), a commit of the journal every minute. Power is cut by ext4's own shutdown
+(EXT4_IOC_SHUTDOWN without a flush of the log): from that instant nothing reaches the disk, and what had not been synced, or
+happened to have been written, is gone at the next mount. One leniency of the method: a sync of any file commits the journal, and
+with it the names that others made before.
+"""
+
+import ctypes
+import fcntl
+import os
+import struct
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+OPTIONS = "loop,commit=60,data=writeback,noauto_da_alloc"
+_SHUTDOWN, _NO_LOG_FLUSH = 0x8004587D, 2  # EXT4_IOC_SHUTDOWN, EXT4_GOING_FLAGS_NOLOGFLUSH: linux/ext4.h
+_FREEZE, _THAW = 0xC0045877, 0xC0045878  # FIFREEZE, FITHAW: linux/fs.h
+BLOCK_BYTES = 4096
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Disk:
+    """A file of `size_mib` at `image`, mounted at `path`."""
+
+    def __init__(self, image: Path, path: Path) -> None:
+        self.path = path
+        self._image = image
+        self._filler = path / "filler"
+        self._lock = threading.Lock()
+        self._is_frozen = False
+
+    def make(self, size_mib: int) -> None:
+        """Make the file system, with nothing in it."""
+        self._image.unlink(missing_ok=True)
+        with self._image.open("wb") as file:
+            file.truncate(size_mib << 20)
+        _run("mkfs.ext4", "-q", "-m", "0", str(self._image))
+
+    def mount(self) -> None:
+        self.path.mkdir(exist_ok=True)
+        _run("mount", "-o", OPTIONS, str(self._image), str(self.path))
+        self._filler.unlink(missing_ok=True)
+
+    def unmount(self) -> None:
+        self.thaw()
+        _run("umount", str(self.path))
+
+    def wait_until_gone(self, limit_s: float) -> None:
+        """Return when no mount namespace holds the unmounted file system any more: until then another mount would be the same."""
+        deadline = time.monotonic() + limit_s
+        while attached := _run("losetup", "--associated", str(self._image)).strip():
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"not let go of within {limit_s:.0f} s: {attached}")
+            time.sleep(0.05)
+
+    def fill(self) -> None:
+        """Leave no room."""
+        descriptor = os.open(self._filler, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC)
+        size_bytes, step_bytes = 0, 1 << 40
+        try:
+            while step_bytes >= BLOCK_BYTES:
+                step_bytes = min(step_bytes, max(_free_bytes(self.path), BLOCK_BYTES))
+                try:
+                    _allocate(descriptor, size_bytes, step_bytes)
+                    size_bytes += step_bytes
+                except OSError:
+                    step_bytes //= 2  # what is free is said without what the file system itself takes for a file of that size
+        finally:
+            os.close(descriptor)
+
+    def make_room(self) -> None:
+        self._filler.unlink(missing_ok=True)
+
+    def freeze(self) -> None:
+        """From now on, whoever writes waits."""
+        with self._lock:
+            self._control(_FREEZE, b"\0\0\0\0")
+            self._is_frozen = True
+
+    def thaw(self) -> None:
+        """Safe to repeat."""
+        with self._lock:
+            if self._is_frozen:
+                self._control(_THAW, b"\0\0\0\0")
+                self._is_frozen = False
+
+    def cut_power(self) -> None:
+        """From now on nothing reaches the disk, and all who write are told of an input/output error. Unmount, then mount again."""
+        self._control(_SHUTDOWN, struct.pack("I", _NO_LOG_FLUSH))
+
+    def _control(self, request: int, argument: bytes) -> None:
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(descriptor, request, argument)
+        finally:
+            os.close(descriptor)
+
+
+def _free_bytes(path: Path) -> int:
+    room = os.statvfs(path)
+    return room.f_bavail * room.f_frsize
+
+
+def _allocate(descriptor: int, start: int, length: int) -> None:
+    # fallocate(2) itself: posix_fallocate of a file system that can't writes zeros until it is full.
+    if _libc.fallocate(descriptor, 0, ctypes.c_int64(start), ctypes.c_int64(length)):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _run(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr}")
+    return done.stdout
