@@ -15,7 +15,7 @@ pytestmark = pytest.mark.e2e
 
 @pytest.mark.parametrize("client", ["newest", "oldest"])
 def test_behaviour(checks: Callable[..., None], client: str) -> None:
-    checks("behaviour", client=client, deadline_s=200)
+    checks("behaviour", client=client, deadline_s=400)
 
 
 @pytest.mark.parametrize("client", ["newest", "oldest"])

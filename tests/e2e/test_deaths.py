@@ -16,7 +16,7 @@ from pilotlight.supervisor import leftovers, lock
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-PATIENCE_S = 60.0
+PATIENCE_S = 150.0
 
 
 def until(condition: Callable[[], bool], what: str) -> None:

@@ -13,7 +13,7 @@ from conftest import Platform
 pytestmark = pytest.mark.e2e
 
 SPAWN = "import modal; print(modal.Function.from_name('deployed', 'which').spawn(*{arguments}).object_id)"
-GET = "import modal; print(modal.FunctionCall.from_id({call!r}).get(timeout=60))"
+GET = "import modal; print(modal.FunctionCall.from_id({call!r}).get(timeout=150))"
 DETACHED = """
 import time, modal
 app = modal.App("detached")
@@ -26,7 +26,7 @@ with app.run(detach=True):
 """
 STATS = """
 import modal, time
-which, deadline = modal.Function.from_name('deployed', 'which'), time.monotonic() + 60
+which, deadline = modal.Function.from_name('deployed', 'which'), time.monotonic() + 150
 while which.get_current_stats().num_total_runners < 1:
     assert time.monotonic() < deadline
     time.sleep(0.1)
@@ -42,7 +42,8 @@ def result(platform: Platform, call: str) -> str:
 
 
 def deploy(platform: Platform, version: int) -> None:
-    platform.start("-m", "modal", "deploy", "deployed.py", VERSION=str(version)).end()
+    deployed = platform.start("-m", "modal", "deploy", "deployed.py", VERSION=str(version)).end()
+    assert deployed.code == 0, deployed.text
 
 
 @pytest.fixture

@@ -123,7 +123,7 @@ def test_a_failed_step_says_what_failed_and_leaves_nothing(platform: Platform, t
 
 def test_two_clients_share_one_build_and_both_see_its_log(platform: Platform, tmp_path: Path) -> None:
     go = secrets.token_hex(4)  # not built yet, on a kept state either
-    step = f"echo {go} begins; sleep 3; echo {go} ends"
+    step = f"echo {go} begins; sleep 10; echo {go} ends"
     program = with_image(tmp_path, f'modal.Image.debian_slim().run_commands("{step}")')
     first = platform.start("-m", "modal", "run", program)
     first.until(f"\n{go} begins")
@@ -137,7 +137,7 @@ def test_two_clients_share_one_build_and_both_see_its_log(platform: Platform, tm
 
 def test_an_interrupted_client_can_come_back_to_the_build(platform: Platform, tmp_path: Path) -> None:
     go = secrets.token_hex(4)  # not built yet, on a kept state either
-    program = with_image(tmp_path, f'modal.Image.debian_slim().run_commands("echo {go} begins; sleep 3")')
+    program = with_image(tmp_path, f'modal.Image.debian_slim().run_commands("echo {go} begins; sleep 10")')
     left = platform.start("-m", "modal", "run", program)
     left.until(f"\n{go} begins")
     assert any(go in build["step"] for build in platform.status()["builds"])

@@ -17,44 +17,49 @@ def test_the_server_dies_twice_during_a_map(platform: Platform) -> None:
     for progress in ("results so far: 50", "results so far: 200"):
         program.until(progress)
         platform.kill("server")
-    assert "all is well" in program.end().out
+    assert "all is well" in program.end().out, program.text
 
 
 def test_the_server_dies_during_a_call_that_runs_on(platform: Platform) -> None:
+    kill = platform.aim("server")
     program = platform.start("restarts.py", "remote")
     program.until("it has begun")
-    platform.kill("server")
+    kill()
     assert "begun 1 times" in program.end().out, program.text
 
 
 def test_the_server_dies_during_a_generator(platform: Platform) -> None:
+    kill = platform.aim("server")
     program = platform.start("restarts.py", "generator")
     program.until("yielded 20")
-    platform.kill("server")
+    kill()
     assert "all is well" in program.end().out, program.text
 
 
 def test_the_server_dies_with_spawned_inputs_waiting(platform: Platform) -> None:
+    kill = platform.aim("server")
     program = platform.start("restarts.py", "spawned")
     program.until("all are spawned")
-    platform.kill("server")
+    kill()
     assert "all is well" in program.end().out, program.text
 
 
 def test_the_server_dies_while_a_container_prints(platform: Platform) -> None:
     """No line comes twice or out of turn, and none is missing."""
+    kill = platform.aim("server")
     program = platform.start("restarts.py", "output")
     program.until("line 050")
-    platform.kill("server")
+    kill()
     program.end()
     numbers = [int(number) for number in re.findall(r"line (\d+) of the container", program.text)]
     assert numbers == list(range(200)), numbers
 
 
 def test_the_node_agent_dies_during_a_call(platform: Platform) -> None:
+    kill = platform.aim("node")
     program = platform.start("restarts.py", "remote")
     program.until("it has begun")
-    platform.kill("node")
+    kill()
     assert "begun 2 times" in program.end().out, program.text
 
 

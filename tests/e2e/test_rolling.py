@@ -16,7 +16,7 @@ from conftest import Platform
 
 pytestmark = pytest.mark.e2e
 
-START_S = 60.0
+START_S = 150.0
 STOP_S = 1.0
 RUN = "import rolling; rolling.{call}"
 STOP = "import modal; modal.App.lookup('rolling').stop(); print('stopped', flush=True)"
@@ -83,8 +83,8 @@ def test_nothing_fails_across_ten_deployments(rolling: Platform) -> None:
 
 
 def test_what_runs_is_moved_where_containers_are_recreated(rolling: Platform) -> None:
-    call = "import modal; print(modal.Function.from_name('rolling', 'alone').remote({pause}))"
-    waiting = rolling.start("-c", call.format(pause="8.0"))
+    call = "import modal; print(modal.Function.from_name('rolling', 'alone').remote(100.0, of_version='v1'))"
+    waiting = rolling.start("-c", call)
     rolling.run("-c", "import rolling; rolling.until_working()")
     deploy(rolling, 2, "--strategy", "recreate")
     ended = waiting.end()

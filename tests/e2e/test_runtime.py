@@ -32,7 +32,7 @@ pytestmark = [
 ]
 
 NETWORK_SLOT = 57
-DEADLINE_S = 30
+DEADLINE_S = 120
 
 
 @pytest.fixture(scope="session")

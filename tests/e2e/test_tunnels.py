@@ -16,7 +16,7 @@ from conftest import PROGRAMS, Platform, Program
 
 pytestmark = pytest.mark.e2e
 
-LIMIT_S = 30.0
+LIMIT_S = 100.0
 NO_CONNECTION = (ssl.SSLError, ConnectionResetError)  # within the handshake
 BLOB = bytes(range(256)) * 4096
 

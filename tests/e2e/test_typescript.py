@@ -26,7 +26,7 @@ def test_checks(deployed: Platform, module: str, subtests: Any) -> None:
 
 
 def test_calls_outlive_the_server(deployed: Platform) -> None:
-    program = Program(node_command(TYPESCRIPT / "restart.ts"), node_environment(deployed.environment), 90.0)
+    program = Program(node_command(TYPESCRIPT / "restart.ts"), node_environment(deployed.environment), 240.0)
     program.until("running")
     deployed.kill("server")
     finished = program.end()

@@ -12,7 +12,7 @@ from support.node_programs import REPOSITORY, node_command, node_environment, ru
 pytestmark = pytest.mark.e2e
 
 EXAMPLE = REPOSITORY / "examples" / "typescript"
-DEADLINE_S = 60.0
+DEADLINE_S = 240.0
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.e2e
 
 CHROMIUM = shutil.which("chromium")
 WHAT_IT_SAW = (
-    "import json, modal; print(json.dumps(modal.Queue.from_name('seen-by-browser', create_if_missing=True).get(timeout=90)))"
+    "import json, modal; print(json.dumps(modal.Queue.from_name('seen-by-browser', create_if_missing=True).get(timeout=240)))"
 )
 
 
@@ -30,7 +30,7 @@ def test_a_page_in_a_browser(platform: Platform, tmp_path: Path) -> None:
         stderr=subprocess.DEVNULL,
     )
     try:
-        report = json.loads(platform.run("-c", WHAT_IT_SAW, deadline_s=120).out)
+        report = json.loads(platform.run("-c", WHAT_IT_SAW, deadline_s=270).out)
     finally:
         browser.kill()
         browser.wait()

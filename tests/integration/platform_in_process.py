@@ -16,7 +16,7 @@ from support.simulated_runtime import SimulatedRuntime, simulated_agent, simulat
 
 from pilotlight.server import Server
 
-DEADLINE_S = 30
+DEADLINE_S = 60
 T = TypeVar("T")
 
 

@@ -44,7 +44,7 @@ from pilotlight.store.database import Database, open_engine
 from pilotlight.store.schema import migrate
 from pilotlight.wire.listening import Server
 
-DEADLINE_S = 20
+DEADLINE_S = 60
 T = TypeVar("T")
 
 

@@ -347,7 +347,7 @@ def test_a_flood_of_output_waits_for_the_server_and_loses_nothing(settings: Simu
         full = asyncio.Event()
         outbox.listen(lambda is_full: full.set() if is_full else None)
         if not outbox.full:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await full.wait()
         assert outbox._log_bytes < 6 * 1024 * 1024  # pyright: ignore[reportPrivateUsage]
         await server.start()

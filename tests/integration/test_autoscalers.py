@@ -46,7 +46,7 @@ def platform(monkeypatch: pytest.MonkeyPatch) -> Iterator[Platform]:
 
 
 def command(*arguments: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "modal", *arguments], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-m", "modal", *arguments], capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -113,6 +113,6 @@ def test_the_oldest_client_changes_them_too(platform: Platform, tmp_path: Path) 
     program.write_text(PROGRAM)
     command("deploy", str(program))
     change = "import modal; modal.Function.from_name('scaled', 'idle').update_autoscaler(min_containers=0, scaledown_window=5)"
-    done = subprocess.run([str(oldest), "-c", change], capture_output=True, text=True, timeout=60, check=False, env=os.environ)
+    done = subprocess.run([str(oldest), "-c", change], capture_output=True, text=True, timeout=150, check=False, env=os.environ)
     assert done.returncode == 0, done.stderr
     assert settings()["scaledown_window"] == 5

@@ -14,7 +14,7 @@ from platform_in_process import Platform
 
 app = modal.App("functions")
 LARGE = 3 << 20
-DEADLINE_S = 30
+DEADLINE_S = 60
 
 
 @app.function(serialized=True)
@@ -65,7 +65,7 @@ def wait_for(path: str) -> None:
         time.sleep(0.05)
 
 
-@app.function(serialized=True, timeout=1)
+@app.function(serialized=True, timeout=1, startup_timeout=60)
 def hang() -> None:
     import time
 
@@ -147,12 +147,12 @@ class TestCalls:
     def test_spawned_calls_are_found_again(self) -> None:
         call = double.spawn(3)
         again = modal.FunctionCall.from_id(call.object_id)
-        assert call.get(timeout=20) == again.get(timeout=20) == 6
+        assert call.get(timeout=60) == again.get(timeout=20) == 6
         assert modal.FunctionCall.gather(double.spawn(1), double.spawn(2)) == [2, 4]
 
     def test_retries_of_a_caller_that_waits_and_of_one_that_does_not(self, tmp_path: Path) -> None:
         assert succeed_at_third.remote(str(tmp_path / "remote")) == 3
-        assert succeed_at_third.spawn(str(tmp_path / "spawn")).get(timeout=20) == 3
+        assert succeed_at_third.spawn(str(tmp_path / "spawn")).get(timeout=60) == 3
 
     def test_generators(self) -> None:
         assert list(count.remote_gen(5)) == [0, 1, 2, 3, 4]
@@ -171,7 +171,7 @@ class TestCalls:
         started(tmp_path / "started")
         call.cancel()
         with pytest.raises(modal.exception.RemoteError, match="cancelled"):
-            call.get(timeout=20)
+            call.get(timeout=60)
 
     def test_an_input_has_so_much_time(self) -> None:
         with pytest.raises(modal.exception.FunctionTimeoutError, match="timeout"):
@@ -230,7 +230,8 @@ def test_a_deployed_schedule_fires_by_itself_until_the_app_stops(client: modal.C
     subprocess.run([sys.executable, "-m", "modal", "app", "stop", "ticking", "--yes"], check=True, capture_output=True)
     ticks.clear()
     with pytest.raises(queue.Empty):
-        ticks.get(timeout=2.5)
+        for _ in range(3):  # a container that was at it may have said its last tick since
+            ticks.get(timeout=2.5)
 
 
 def test_a_schedule_that_can_not_be_followed_is_refused(client: modal.Client) -> None:

@@ -29,7 +29,7 @@ from pilotlight.edge.app import REFUSALS
 from pilotlight.edge.blobs import Blobs
 from pilotlight.objects import Objects, load_or_create_key
 
-START_TIMEOUT_S = 20
+START_TIMEOUT_S = 60
 BLOB = "bl-0123456789abcdefABCDEF"
 EDGE = """
 import socket, sys, uvloop

@@ -121,10 +121,11 @@ def test_a_full_queue_refuses_and_a_failed_start_answers_all(tmp_path: Path) -> 
 
 def test_rates_are_kept(tmp_path: Path) -> None:
     async def scenario(platform: WebPlatform) -> None:
-        answers = [await platform.http.get(platform.url()) for _ in range(12)]
-        statuses = [answer.status_code for answer in answers]
-        assert statuses[:10] == [200] * 10 and 429 in statuses
-        assert answers[statuses.index(429)].headers["retry-after"] == "1"
+        for _ in range(10):
+            assert (await platform.http.get(platform.url())).status_code == 200
+        while (answer := await platform.http.get(platform.url())).status_code == 200:
+            pass  # as many as become due meanwhile
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
 
     play(tmp_path, at_once, scenario, 5, web_rate_limit=2)
 

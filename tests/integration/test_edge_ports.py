@@ -19,7 +19,7 @@ from pilotlight.edge.ports import protocol
 from pilotlight.edge.refusals import Refusal
 from pilotlight.wire.platform_pb2 import ProxyToken
 
-LIMIT_S = 20
+LIMIT_S = 60
 MIB = 1 << 20
 Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from pilotlight.edge import tunnels
 from pilotlight.edge.tunnels import Tunnels
 from pilotlight.wire.platform_pb2 import EdgeEvent, SetTunnel, TunnelOpened
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 LOCAL = "127.0.0.1"
 
 

@@ -13,7 +13,7 @@ import uvloop
 from pilotlight.wire.frames import MAX_FRAME_BYTES, Frames, Listener, connect
 from pilotlight.wire.platform_pb2 import FromNode, NodeCommand, StopBuild, ToNode
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 def talk(

@@ -234,5 +234,5 @@ def test_the_command_line_refuses_an_inventory_that_it_can_not_read(tmp_path: Pa
     pilotlight = Path(sys.executable).parent / "pilotlight"
     for flags, said in ((("--gpus", "A10G:two"), "KIND:NUMBER"), (("--gpu-share", "A10G:4"), "KIND=NUMBER")):
         command = [str(pilotlight), "up", "--state", str(tmp_path / "state"), *flags]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
         assert done.returncode and said in done.stderr, done.stderr

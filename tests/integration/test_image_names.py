@@ -24,7 +24,7 @@ def platform(monkeypatch: pytest.MonkeyPatch) -> Iterator[Platform]:
 
 
 def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, "-m", "modal", *arguments], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([sys.executable, "-m", "modal", *arguments], capture_output=True, text=True, timeout=150, check=False)
 
 
 def test_names_of_images(platform: Platform) -> None:

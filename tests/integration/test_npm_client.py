@@ -40,7 +40,7 @@ def run_modal(variables: Mapping[str, str], *arguments: str, client: str = "newe
         pytest.skip(f"{CLIENTS[client]} is missing: make environment-oldest")
     command = [str(CLIENTS[client]), "-m", "modal", *arguments]
     environment = node_environment(variables) | {"COLUMNS": "200"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -66,7 +66,7 @@ def test_pings_of_an_idle_connection_are_answered(variables: Mapping[str, str]) 
     connection = h2.connection.H2Connection()
     connection.initiate_connection()
     answered = 0
-    with socket.create_connection((host, int(port)), timeout=20) as wire:
+    with socket.create_connection((host, int(port)), timeout=60) as wire:
         for number in range(10):
             connection.ping(number.to_bytes(8))
             wire.sendall(connection.data_to_send())
@@ -84,7 +84,7 @@ def test_the_command_line_reads_the_output_of_one_call(variables: Mapping[str, s
 
     def call(word: str) -> str:
         command = [str(CLIENTS["newest"]), "-c", spawn.format(word)]
-        done = subprocess.run(command, env=node_environment(variables), capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run(command, env=node_environment(variables), capture_output=True, text=True, timeout=150, check=True)
         return done.stdout.strip()
 
     one, other = call("mine"), call("theirs")
@@ -96,6 +96,6 @@ def test_the_command_line_reads_the_output_of_one_call(variables: Mapping[str, s
 
 def test_the_command_line_reads_the_output_of_all_variants_of_a_class(variables: Mapping[str, str]) -> None:
     shelf = "import modal; [modal.Cls.from_name('typescript-tests', 'Shelf')(label=x).describe.remote() for x in ('left', 'right')]"
-    subprocess.run([str(CLIENTS["newest"]), "-c", shelf], env=node_environment(variables), timeout=60, check=True)
+    subprocess.run([str(CLIENTS["newest"]), "-c", shelf], env=node_environment(variables), timeout=150, check=True)
     shown = run_modal(variables, "function", "logs", "typescript-tests/Shelf.*", "--all-variants", "--since", "1h")
     assert "this is left" in shown and "this is right" in shown, shown

@@ -59,7 +59,7 @@ def half(client: modal.Client) -> modal.Function:
 
 
 def command(*arguments: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "modal", *arguments], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-m", "modal", *arguments], capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -140,7 +140,7 @@ def test_no_time_is_wasted_on_a_span_that_is_none(half: modal.Function, tmp_path
         [sys.executable, "-m", "modal", "function", "stats", "counted/half", "--since", "30d"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=150,
         check=False,
         cwd=tmp_path,
     )

@@ -40,7 +40,7 @@ def read_line(receiver: "subprocess.Popen[str]") -> str:
 
 
 def post(port: int, body: str, headers: dict[str, str]) -> int:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.request("POST", "/", body, headers)
         return connection.getresponse().status
@@ -77,6 +77,6 @@ def test_a_webhook_is_believed_once_and_only_if_it_is_signed(receiver: "subproce
 @pytest.mark.parametrize(("program", "variable"), NEEDS.items())
 def test_a_missing_variable_is_named(program: str, variable: str) -> None:
     command = node_command(SOURCES / f"{program}.ts")
-    done = subprocess.run(command, env=node_environment({}), capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=node_environment({}), capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 1
     assert f"{variable} is not set" in done.stderr and "README.md" in done.stderr, done.stderr

@@ -32,7 +32,7 @@ def test_the_end_of_a_spawned_call_is_told(platform: Platform) -> None:
     )
 
     def run(*command: str) -> str:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout.strip()
 

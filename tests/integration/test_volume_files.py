@@ -23,7 +23,7 @@ from pilotlight.volumes.changes import NewFile
 from pilotlight.volumes.places import Places
 
 VOLUME = "vo-0123456789abcdefABCDEF"
-DEADLINE_S = 20
+DEADLINE_S = 60
 RENAME_EXCHANGE = 2
 
 

@@ -47,7 +47,7 @@ def count(limit: int):  # type: ignore[no-untyped-def]
     yield from range(limit)
 
 
-@app.function(serialized=True, timeout=1)
+@app.function(serialized=True, timeout=1, startup_timeout=60)
 def hang() -> None:
     import time
 
@@ -110,7 +110,7 @@ class TestCalls:
         assert said["data"]["function_call_id"] == call.object_id
         assert said["data"]["function"] == "describe"
         assert said["data"]["result_format"] == "cbor"
-        assert said["data"]["result"] == call.get(timeout=20) == {"number": 7, "words": ["one", None, True, 1.5]}
+        assert said["data"]["result"] == call.get(timeout=60) == {"number": 7, "words": ["one", None, True, 1.5]}
 
     def test_a_pickled_result_is_not_opened(self, receiver: Receiver, secret: str) -> None:
         describe.remote(7)
@@ -128,7 +128,7 @@ class TestCalls:
         assert succeed_at_second.remote(str(tmp_path / "remote")) == 2
         said = receiver.next().verified(secret)
         assert (said["type"], said["data"]["attempts"]) == ("function_call.completed", 2)
-        assert succeed_at_second.spawn(str(tmp_path / "spawn")).get(timeout=20) == 2
+        assert succeed_at_second.spawn(str(tmp_path / "spawn")).get(timeout=60) == 2
         assert receiver.next().verified(secret)["data"]["attempts"] == 2
 
     def test_a_map_is_told_once_and_soon(self, receiver: Receiver, secret: str) -> None:

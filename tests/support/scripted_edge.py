@@ -10,7 +10,7 @@ from modal_proto import api_pb2
 from pilotlight.wire import platform_pb2
 from pilotlight.wire.frames import Frames, connect
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 class EdgeConnection:

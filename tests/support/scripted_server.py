@@ -15,7 +15,7 @@ from pilotlight.wire import platform_pb2
 from pilotlight.wire.frames import Frames, Listener
 from pilotlight.wire.listening import Server
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 class ScriptedServer:

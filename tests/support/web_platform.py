@@ -39,7 +39,7 @@ from pilotlight.wire.platform_pb2 import (
     WebTask,
 )
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 FUNCTION = "fu-1"
 EDGE = """
 import sys, socket, uvloop

@@ -9,7 +9,7 @@ from typing import Any
 
 from standardwebhooks import Webhook as Verifier
 
-DEADLINE_S = 30
+DEADLINE_S = 60
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def wait_forever() -> None:
     time.sleep(600)
 
 
-@app.function(timeout=1)
+@app.function(timeout=1, startup_timeout=60)
 def too_slow() -> None:
     import time
 

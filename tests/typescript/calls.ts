@@ -23,7 +23,7 @@ export async function checkSpawnAndGetById(): Promise<void> {
   assert.match(call.functionCallId, /^fc-/);
   assert.equal(await call.get(), 3);
   const elsewhere = await new ModalClient().functionCalls.fromId(call.functionCallId);
-  assert.equal(await elsewhere.get({ timeoutMs: 10_000 }), 3);
+  assert.equal(await elsewhere.get({ timeoutMs: 60_000 }), 3);
   assert.equal(await elsewhere.get(), 3);
 }
 

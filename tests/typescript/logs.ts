@@ -31,7 +31,7 @@ export async function checkLogsOfACall(): Promise<void> {
 
 export async function checkLogsOfACallAsTheyCome(): Promise<void> {
   const call = await speak.spawn([5, "streamed"]);
-  const entries = await collected(call.logs.stream({ timeoutMs: 30_000 }));
+  const entries = await collected(call.logs.stream({ timeoutMs: 100_000 }));
   assert.equal(messages(entries.filter((entry) => entry.source === "stdout")), expected(5, "streamed"));
 }
 
@@ -55,7 +55,7 @@ export async function checkLogsOfAFunction(): Promise<void> {
   const last = await collected(speak.logs.tail({ entries: 2 }));
   assert.equal(last.length, 2);
   const seen: string[] = [];
-  for await (const entry of speak.logs.stream({ timeoutMs: 10_000 })) {
+  for await (const entry of speak.logs.stream({ timeoutMs: 60_000 })) {
     seen.push(entry.message);
     if (seen.join("").includes(expected(4, "all"))) break;
   }

@@ -49,8 +49,8 @@ export async function checkPartitionsOfQueues(): Promise<void> {
 
 export async function checkAGetWaitsForAPut(): Promise<void> {
   const queue = await client.queues.ephemeral();
-  const got = queue.get({ timeoutMs: 20_000 });
-  const iterated = collected(queue.iterate({ partition: "other", itemPollTimeoutMs: 300 }));
+  const got = queue.get({ timeoutMs: 60_000 });
+  const iterated = collected(queue.iterate({ partition: "other", itemPollTimeoutMs: 3_000 }));
   await queue.put("at last");
   await queue.put("seen", { partition: "other" });
   assert.equal(await got, "at last");

@@ -4,13 +4,14 @@ import asyncio
 import inspect
 import os
 import signal
+import threading
 import time
 from typing import Any
 
 import modal
 
 app = modal.App("behaviour")
-DEADLINE_S = 40
+DEADLINE_S = 100  # for what takes a moment on a machine with nothing else to do
 NOTES = f"notes-{os.getpid()}"  # a dict in which code in containers leaves word
 
 
@@ -109,7 +110,7 @@ def check_timeouts_kill() -> None:
         assert f"{SHORT['timeout']}s" in str(error)
     else:
         raise AssertionError("it ended by itself")
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < DEADLINE_S
     try:
         sleepy.remote(60)
     except modal.exception.FunctionTimeoutError:
@@ -179,7 +180,7 @@ def check_cancellation_reaches_running_code() -> None:
     call.cancel()
     assert wait_for(NOTES, "sync ended by") in ("InputCancellation", "KeyboardInterrupt")
     _is_cancelled(call)
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 60, "it had slept its fill"
 
 
 def check_cancellation_of_one_of_several() -> None:
@@ -317,29 +318,34 @@ def check_a_container_that_cannot_start() -> None:
 # ---- how much at once ----
 
 
+MEETING = threading.Barrier(4)
+ASYNC_MEETING = asyncio.Barrier(20)
+
+
 @app.function(max_containers=1)
 @modal.concurrent(max_inputs=4)
-def together_sync(pause_s: float) -> tuple[float, float, str]:
-    began = time.time()
-    time.sleep(pause_s)
-    return began, time.time(), os.environ["MODAL_TASK_ID"]
+def together_sync(meet: bool) -> str:
+    """To meet is to be there while three others are."""
+    if meet:
+        MEETING.wait(DEADLINE_S)
+    return os.environ["MODAL_TASK_ID"]
 
 
 @app.function(max_containers=1)
 @modal.concurrent(max_inputs=20)
-async def together_async(pause_s: float) -> tuple[float, float, str]:
-    began = time.time()
-    await asyncio.sleep(pause_s)
-    return began, time.time(), os.environ["MODAL_TASK_ID"]
+async def together_async(meet: bool) -> str:
+    """To meet is to be there while 19 others are."""
+    if meet:
+        async with asyncio.timeout(DEADLINE_S):
+            await ASYNC_MEETING.wait()
+    return os.environ["MODAL_TASK_ID"]
 
 
 def check_concurrent_inputs_overlap() -> None:
     for function, count in ((together_sync, 4), (together_async, 20)):
-        function.remote(0)
-        spans = list(function.map([1.5] * count))
-        assert max(began for began, _, _ in spans) < min(ended for _, ended, _ in spans), spans
-        assert len({task for _, _, task in spans}) == 1
-        assert len(list(function.map([0.01] * 50))) == 50
+        function.remote(False)
+        assert len(set(function.map([True] * count))) == 1
+        assert len(list(function.map([False] * 50))) == 50
 
 
 @app.function(max_containers=1)
@@ -358,20 +364,26 @@ def check_batches() -> None:
     assert list(batches.map(range(8))) == [(number, 4) for number in range(8)], "full batches go at once"
     began = time.monotonic()
     assert batches.remote(9) == (9, 1), "one alone waits for company, and then goes"
-    assert 1.4 <= time.monotonic() - began < 10
+    assert time.monotonic() - began >= 1.4
     outcomes = list(failing_batches.map(range(3), return_exceptions=True))
     inner = [getattr(outcome, "exc", outcome) for outcome in outcomes]
     assert all(isinstance(error, ValueError) and "a batch of" in str(error) for error in inner), outcomes
 
 
 @app.function(max_containers=2)
-def slow_identity(number: int) -> tuple[int, str]:
+def slow_identity(name: str, number: int) -> tuple[int, str]:
+    """Returns once two containers are at it, and a moment later, for a third to come if it may."""
+    task_id, deadline = os.environ["MODAL_TASK_ID"], time.monotonic() + DEADLINE_S
+    notes(name)[task_id] = True
+    while notes(name).len() < 2:
+        assert time.monotonic() < deadline, "there is no second container"
+        time.sleep(0.1)
     time.sleep(0.3)
-    return number, os.environ["MODAL_TASK_ID"]
+    return number, task_id
 
 
 def check_max_containers() -> None:
-    outcomes = list(slow_identity.map(range(12)))
+    outcomes = list(slow_identity.starmap((f"{NOTES}-of-two", number) for number in range(12)))
     assert [number for number, _ in outcomes] == list(range(12))
     assert len({task for _, task in outcomes}) == 2, outcomes
 

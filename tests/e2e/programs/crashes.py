@@ -5,7 +5,7 @@ import threading
 
 import modal
 
-DEADLINE_S = 60.0
+DEADLINE_S = 150.0
 CONSUMERS = 4
 PRODUCERS = 4
 

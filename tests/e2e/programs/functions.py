@@ -171,7 +171,7 @@ def check_spawn() -> None:
     call = plain.spawn(11)
     assert call.get(timeout=60) == 22
     assert call.get(timeout=60) == 22, "a result can be fetched again"
-    code = f"import modal; print(modal.FunctionCall.from_id({call.object_id!r}).get(timeout=30))"
+    code = f"import modal; print(modal.FunctionCall.from_id({call.object_id!r}).get(timeout=60))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "22\n"
     calls = [plain.spawn(number) for number in range(5)]
     gather = getattr(modal.FunctionCall, "gather", None) or modal.functions.gather
@@ -211,7 +211,7 @@ def check_cancel() -> None:
     call = plain.spawn(1, pause_s=100)  # queued, or on its way to a container; behaviour.py cancels what runs
     call.cancel()
     try:
-        call.get(timeout=30)
+        call.get(timeout=60)
     except (modal.exception.InputCancellation, modal.exception.RemoteError) as error:
         assert str(error), "a cancellation says so"
     else:

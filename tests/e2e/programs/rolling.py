@@ -19,9 +19,11 @@ def which(pause_s: float = 0.0) -> str:
 
 
 @app.function(secrets=[version], scaledown_window=60)
-def alone(pause_s: float = 0.0) -> str:
+def alone(pause_s: float = 0.0, of_version: str = "") -> str:
+    """The pause is that of one version only, if so wished."""
     print("working", flush=True)
-    time.sleep(pause_s)
+    if of_version in ("", os.environ["VERSION"]):
+        time.sleep(pause_s)
     return os.environ["VERSION"]
 
 
@@ -100,7 +102,7 @@ def occupy() -> None:
 def until_working() -> None:
     """Return once a container of `alone` is there."""
     alone = modal.Function.from_name("rolling", "alone")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 150
     while alone.get_current_stats().num_total_runners < 1:
         assert time.monotonic() < deadline
         time.sleep(0.1)

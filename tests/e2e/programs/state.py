@@ -11,7 +11,7 @@ from typing import Any
 import modal
 
 app = modal.App("state")
-DEADLINE_S = 40
+DEADLINE_S = 100
 RUN = f"{os.getpid()}"
 
 first = modal.Secret.from_dict({"ONE": "1", "BOTH": "first"})

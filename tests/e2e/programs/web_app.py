@@ -46,11 +46,11 @@ def front():
         return sum([len(piece) async for piece in request.stream()])
 
     @api.get("/events")
-    async def events() -> StreamingResponse:
+    async def events(pause_s: float = 0.2) -> StreamingResponse:
         async def count():
             for number in range(3):
                 yield f"data: {number}\n\n"
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(pause_s)
 
         return StreamingResponse(count(), media_type="text/event-stream")
 

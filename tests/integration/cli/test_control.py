@@ -99,7 +99,7 @@ def pilotlight(settings: Settings, *arguments: str) -> "subprocess.CompletedProc
         await server.start(sock=listener)
         try:
             return await asyncio.to_thread(
-                subprocess.run, command, env=environment, capture_output=True, text=True, timeout=30, check=False
+                subprocess.run, command, env=environment, capture_output=True, text=True, timeout=100, check=False
             )
         finally:
             server.close()

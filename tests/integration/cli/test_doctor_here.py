@@ -10,8 +10,8 @@ PILOTLIGHT = Path(sys.executable).with_name("pilotlight")
 
 def test_doctor_says_the_same_in_json(tmp_path: Path) -> None:
     command = [PILOTLIGHT, "doctor", "--state", tmp_path / "state"]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    as_json = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=30, check=False)
+    told = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    as_json = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=100, check=False)
     document = json.loads(as_json.stdout)
     assert told.returncode == as_json.returncode == (0 if document["ok"] else 1)
     assert all(finding["message"] in told.stdout for finding in document["findings"])

@@ -19,7 +19,7 @@ from pilotlight.server import Server
 from pilotlight.store import images as image_rows
 from pilotlight.wire import platform_pb2
 
-DEADLINE_S = 20
+DEADLINE_S = 60
 Result = api_pb2.GenericResult
 SYNC = api_pb2.FUNCTION_CALL_INVOCATION_TYPE_SYNC
 ASYNC = api_pb2.FUNCTION_CALL_INVOCATION_TYPE_ASYNC

@@ -24,7 +24,7 @@ def test_an_output_reaches_the_caller_and_the_disk(tmp_path: Path) -> None:
         task = await node.ready(function_id)
         call = await heart.call(function_id)
         [[(input_id, attempt)]] = node.delivered()
-        waiting = asyncio.ensure_future(heart.outputs(call.call_id, timeout_s=10))
+        waiting = asyncio.ensure_future(heart.outputs(call.call_id, timeout_s=50))
         assert await node.answer(task, input_id, attempt) == ""
         found = await waiting
         assert [item.result.data for item in found.items] == [input_id.encode()]
@@ -143,7 +143,7 @@ def test_who_waits_is_woken_by_an_output_that_came_while_the_disk_was_read(tmp_p
             return found
 
         monkeypatch.setattr(OutputReader, "_from_disk", read_then_miss)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(25):
             assert len((await heart.outputs(call_id, timeout_s=50)).items) == 1
 
     beat(tmp_path, scenario)

@@ -59,7 +59,7 @@ def test_what_waits_behind_a_long_input_goes_to_another(tmp_path: Path, monkeypa
         assert len(held) == 4
         while not (recalls := node.commands("recall")):
             node.session.wake.clear()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(25):
                 await node.session.wake.wait()
         assert list(recalls[0].input_ids) == held[1:]
         node.commands("deliver")

@@ -98,7 +98,7 @@ def test_a_disk_that_takes_nothing_for_a_while_costs_no_line(tmp_path: Path, mon
         assert await kept(heart, app_id) == []  # reading goes on
         node.session.wake.clear()
         monkeypatch.setattr(rows, "insert_lines", real)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(25):
             await node.session.wake.wait()
         assert confirmed(node) == [2]
         assert await kept(heart, app_id) == ["1\n", "2\n"]

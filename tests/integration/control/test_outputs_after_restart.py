@@ -34,7 +34,7 @@ def test_an_output_that_is_slow_to_reach_the_disk_still_wakes_who_waits(tmp_path
         assert not (await heart.outputs(call_id)).items
         may_write.set()
         await answering
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(25):
             assert len((await waiting).items) == 1
 
     beat(tmp_path, scenario)
@@ -50,7 +50,7 @@ def test_a_cursor_from_before_a_restart_is_never_ahead(tmp_path: Path, monkeypat
         task = await node.ready(function_id)
         call_id = (await heart.call(function_id, kind=MAP, count=2)).call_id
         [[(first, _)]] = node.delivered()
-        waiting = asyncio.ensure_future(heart.outputs(call_id, timeout_s=10))
+        waiting = asyncio.ensure_future(heart.outputs(call_id, timeout_s=50))
         real = rows.insert_outputs
 
         def lost(*_: Any) -> None:

@@ -100,7 +100,7 @@ def test_what_no_node_can_ever_run_fails_in_time_with_the_reason(tmp_path: Path,
             scaler.ahead_s = patience_s
             heart.server.pools.touch(pool)
             await scaler.run()
-        outputs = await heart.outputs(call.call_id, timeout_s=5)
+        outputs = await heart.outputs(call.call_id, timeout_s=50)
         result = outputs.items[0].result
         assert result.status == Result.GENERIC_STATUS_INIT_FAILURE
         assert result.exception == "Function 'f' can't run here: it needs 1×H100, this platform has no GPU."

@@ -30,7 +30,7 @@ def test_clients_that_wait_for_outputs_do_not_hold_up_the_end(tmp_path: Path) ->
             waiting = asyncio.ensure_future(ModalClientStub(channel).FunctionGetOutputs(request, metadata=metadata))
             while not call.waiters:  # noqa: ASYNC110 - turns of the loop, not time
                 await asyncio.sleep(0)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(25):
                 await heart.close()
             [outcome] = await asyncio.gather(waiting, return_exceptions=True)
             assert isinstance(outcome, GRPCError | StreamTerminatedError | ConnectionError)

@@ -2,6 +2,7 @@
 
 import ipaddress
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,9 @@ def test_a_bundle_has_all_namespaces_and_its_own_id_range() -> None:
     assert made["process"]["noNewPrivileges"] is True
     assert made["process"]["args"] == [bundle.INIT_TARGET, "--", "echo", "hi"]
     assert made["process"]["env"] == ["PATH=/bin", "HOME=/root"]
-    assert made["process"]["rlimits"] == [{"type": "RLIMIT_NOFILE", "soft": 100, "hard": 100}]
+    limits = {entry["type"]: (entry["soft"], entry["hard"]) for entry in made["process"]["rlimits"]}
+    assert limits["RLIMIT_NOFILE"] == (100, 100)
+    assert {"RLIMIT_SIGPENDING", "RLIMIT_MSGQUEUE", "RLIMIT_CORE"} <= set(limits)
     assert "ro" in made["mounts"][-1]["options"]
 
 
@@ -52,8 +55,16 @@ def test_no_system_call_is_both_allowed_and_refused() -> None:
     assert len(set(refused)) == len(refused)
     assert not set(allowed) & set(refused)
     assert {"mount", "setns", "unshare", "bpf", "keyctl", "perf_event_open", "userfaultfd", "io_uring_setup"} <= set(refused)
-    assert not {"clone", "clone3", "socket", "personality"} & {*allowed, *refused}  # these depend on their arguments
+    assert not {"clone", "clone3", "socket", "socketpair", "personality"} & {*allowed, *refused}  # these depend on their arguments
     assert seccomp.profile()["defaultAction"] == "SCMP_ACT_ERRNO"
+
+
+@pytest.mark.parametrize("name", ["socket", "socketpair"])
+def test_only_the_usual_families_of_sockets_are_there(name: str) -> None:
+    rules = [rule for rule in seccomp.profile()["syscalls"] if rule["names"] == [name]]
+    allowed = {rule["args"][0]["valueTwo"] for rule in rules if rule["action"] == "SCMP_ACT_ALLOW"}
+    assert allowed == {socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK, socket.AF_PACKET}
+    assert socket.AF_VSOCK in {rule["args"][0]["valueTwo"] for rule in rules if rule["action"] == "SCMP_ACT_ERRNO"}
 
 
 @pytest.mark.parametrize(
