@@ -7,6 +7,7 @@
     ├── NotFound           there is no such thing, or not for this caller
     ├── AlreadyExists      the name is taken
     ├── WrongState         the thing is there, but not in a state that allows this
+    │   └── NotIsolated    a container is not shut in as it should be, and was given nothing
     ├── LostRace           somebody else changed it first; asking again may work
     ├── OverLimit          a limit that has a name was reached
     │   └── DiskFull       the platform can't write; what it has can still be read
@@ -48,6 +49,14 @@ class AlreadyExists(PilotlightError):
 
 class WrongState(PilotlightError):
     """The object's state does not allow this."""
+
+
+class NotIsolated(WrongState):
+    """A container differs from what it was meant to be; it was killed before its program ran. `faults` says what is wrong."""
+
+    def __init__(self, message: str, *, faults: tuple[str, ...], **context: object) -> None:
+        super().__init__(message, **context)
+        self.faults = faults
 
 
 class LostRace(PilotlightError):

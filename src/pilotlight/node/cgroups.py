@@ -83,9 +83,9 @@ def own_places() -> dict[str, Place]:
 class Groups:
     """The parent groups of one platform on this machine."""
 
-    def __init__(self, name: str, places: Mapping[str, Place], memory_mib: int = 0) -> None:
+    def __init__(self, name: str, places: Mapping[str, Place], memory_mib: int = 0, pids: int = 0) -> None:
         self._places = dict(places)
-        self._memory_mib = memory_mib  # that all containers may use together; 0: no limit
+        self._together = Limits(memory_mib=memory_mib, pids=pids)  # of all containers; 0: no limit
         self._name = name
         self._milli_cpu: dict[str, int] = {}  # by container: what each weighs
         self._lock = threading.Lock()  # containers are set up on threads
@@ -105,8 +105,8 @@ class Groups:
             if wanted:
                 _enable(base, wanted)
                 _write(base / self._name / "cgroup.subtree_control", wanted)
-        if self._memory_mib and (place := self._places.get("memory")) is not None:
-            for file, value in settings("memory", place.version, Limits(memory_mib=self._memory_mib)):
+        for controller, place in self._places.items():
+            for file, value in settings(controller, place.version, self._together):
                 _write(place.base / self._name / file, value)
         return [name for name in ("memory", "cpu", "pids") if name not in self._places]
 
@@ -158,6 +158,14 @@ class Group:
         """Files to which a process writes "0" to step in, one per hierarchy."""
         return [directory / "cgroup.procs" for directory in self._directories]
 
+    @property
+    def endings(self) -> dict[str, str]:
+        """By controller ("": the v2 hierarchy), how the paths of its processes end in /proc/PID/cgroup."""
+        return {
+            name if version == 1 else "": f"/{directory.parent.name}/{directory.name}"
+            for name, (version, directory) in self._paths.items()
+        }
+
     def create(self, limits: Limits) -> None:
         """Make the groups with their limits set, before any process is in them."""
         for directory in self._directories:
@@ -182,6 +190,11 @@ class Group:
         with contextlib.suppress(FileNotFoundError, PermissionError):  # a kernel that doesn't count swap has no such file
             if version:
                 _write(directory / file, str(value))
+
+    def take_in(self, process: int) -> None:
+        """Move a process in; raises ProcessLookupError if it has ended. The kernel may take some milliseconds for the first."""
+        for entrance in self.entrances:
+            _write(entrance, str(process))
 
     def usage(self) -> Usage:
         """What was used so far; zero where the kernel doesn't say."""

@@ -8,6 +8,7 @@ module judges nothing; `verifier` does. Sources: proc(5), namespaces(7), ioctl_n
 import contextlib
 import fcntl
 import os
+import re
 import struct
 import threading
 from collections.abc import Mapping
@@ -155,14 +156,21 @@ def parse_interfaces(text: str) -> frozenset[str]:
 
 
 def parse_mounts(text: str) -> tuple[Mount, ...]:
-    """/proc/PID/mountinfo; blanks in paths stay escaped (\\040) as the kernel writes them."""
+    """/proc/PID/mountinfo."""
     found: list[Mount] = []
     for line in text.splitlines():
         left, _, right = line.partition(" - ")
         mount_id, _, device, root, point, options, *propagation = left.split(" ")
         kind = right.partition(" ")[0]
+        if "\\" in line:
+            root, point = _unescaped(root), _unescaped(point)
         found.append(Mount(int(mount_id), device, root, point, frozenset(options.split(",")), frozenset(propagation), kind))
     return tuple(found)
+
+
+def _unescaped(path: str) -> str:
+    """Blanks and backslashes are written as octal numbers."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), path)
 
 
 def shared_mappings(text: str) -> tuple[str, ...]:

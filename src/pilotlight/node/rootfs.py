@@ -143,8 +143,9 @@ class Stage:
     def _bind_source(self, bind: Bind, source: Path, index: int) -> Path:
         is_dir = source.is_dir()
         point = self._point(f"{'d' if is_dir else 'f'}{index}", is_dir=is_dir)
+        # Here, since the runtime applies such options to read-only binds alone.
+        flags = syscalls.MOUNT_ATTR_NOSUID | (syscalls.MOUNT_ATTR_NOEXEC if bind.is_device else syscalls.MOUNT_ATTR_NODEV)
         try:
-            flags = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV if bind.needs_ids else 0
             syscalls.bind(source, point, idmap_fd=self._user_namespace, attributes=flags)
         except OSError as error:
             if error.errno != errno.EINVAL:
@@ -154,7 +155,14 @@ class Stage:
                     f"The file system of {bind.source} can't map ids, so the container could not write there. Put it on one that "
                     f"can (ext4, xfs, btrfs) under Linux {OLDEST_KERNEL} or newer."
                 ) from error
-            syscalls.bind(source, point)  # tmpfs before Linux 6.3, network file systems: visible with the ids it has
+            # tmpfs before Linux 6.3, network file systems: visible with the ids it has.
+            syscalls.bind(source, point, attributes=flags)
+        return point
+
+    def show(self, file: Path, name: str) -> Path:
+        """Inside `private`: a path by which the container's root reaches a file of ours, whose ids are the container's on disk."""
+        point = self._point(name, is_dir=False)
+        syscalls.bind(file, point, attributes=syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV)
         return point
 
     def _bind_mapped(self, source: Path, point: Path) -> None:

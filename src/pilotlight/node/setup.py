@@ -1,7 +1,8 @@
 """How a container is set up and taken down: ordered steps on a thread, each with an undo that is safe even if the step never ran.
 
 Owns one invariant: `start` either returns a running container or leaves nothing behind. The order: directories, cgroups, root file
-system, bundle, `create` (namespaces exist, the program does not run), network, `start`. Everything here blocks.
+system, bundle, `create` (namespaces exist, the program does not run), network, `start`: held on its way into our init until
+`admission` has looked at it. Everything here blocks.
 """
 
 import contextlib
@@ -16,17 +17,22 @@ import time
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
 
 import structlog
 
 from pilotlight.config import Settings
 from pilotlight.core import errors
 from pilotlight.core.containers import ContainerSpec
-from pilotlight.node import bundle, cgroups, disk, dns, syscalls
+from pilotlight.node import bundle, cgroups, disk, dns, kernel_shares, syscalls, verifier
+from pilotlight.node.admission import Admission, at, resolved
 from pilotlight.node.memory import offered_mib
-from pilotlight.node.network import Network, Port
+from pilotlight.node.network import INTERFACE, Network, Port
+from pilotlight.node.observed import Mount
 from pilotlight.node.rootfs import IdMap, Stage, Upper
+from pilotlight.node.tracing import Held
 from pilotlight.node.users import find_user
 from pilotlight.node.volumes import place_links
 
@@ -44,6 +50,18 @@ _SYSCTLS = {"net.ipv4.ping_group_range": "0 65535", "net.ipv4.ip_unprivileged_po
 _IPV6_OFF = {"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"}
 
 
+class Forked(Protocol):
+    """The first process of a container that is not the agent's child."""
+
+    def exit_code(self) -> int:
+        """Its program's, once it has ended."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it; safe to repeat."""
+        ...
+
+
 @dataclass
 class Started:
     """What belongs to one container, for as long as something of it is there."""
@@ -55,6 +73,9 @@ class Started:
     port: Port | None = None
     pid: int = 0
     pidfd: int = -1
+    forked: Forked | None = None  # where no OCI runtime made it
+    wanted: bundle.Bundle | None = None
+    staged: tuple[Mount, ...] = ()  # what its root and binds show
     setup_ms: dict[str, float] = field(default_factory=dict)
 
     @contextlib.contextmanager
@@ -70,31 +91,34 @@ class Setup:
 
     def __init__(self, settings: Settings, ids: IdMap) -> None:
         self.network = Network(settings)
-        self._ids = ids
+        self.ids = ids
         self._run_dir = settings.run_dir
         self._containers_dir = settings.run_dir / "containers"
         self._scratch_dir = settings.node_dir / "scratch"
-        self._stage = Stage(settings.run_dir / "stage", ids)
-        self._groups = cgroups.Groups(f"pilotlight-{settings.instance}", cgroups.own_places(), offered_mib(settings))
+        self.stage = Stage(settings.run_dir / "stage", ids)
+        self.groups = cgroups.Groups(
+            f"pilotlight-{settings.instance}", cgroups.own_places(), offered_mib(settings), kernel_shares.processes_together()
+        )
         self._disk_mib = settings.ephemeral_disk_mib
         self._runtime = settings.oci_runtime
         self._runtime_dir = settings.run_dir / "oci"
-        self._init = Path()
-        self._sysctls: dict[str, str] = {}
+        self.init = Path()
+        self.admission = Admission()
+        self.sysctls: dict[str, str] = {}
 
     @property
     def threads(self) -> ThreadPoolExecutor:
         """Where `start` and `clean_up` must be called."""
-        return self._stage.threads
+        return self.stage.threads
 
     @property
     def namespace(self) -> int:
         """A descriptor of the mount namespace in which `start` finds the sources of binds."""
-        return self._stage.namespace
+        return self.stage.namespace
 
     def open(self) -> None:
         """Sweep, then make what all containers share."""
-        self._init = _find_init()
+        self.init = _find_init()
         if shutil.which(self._runtime) is None:
             raise errors.PilotlightError(f"The OCI runtime {self._runtime} is missing. Install it: apt-get install {self._runtime}")
         self.sweep()
@@ -102,53 +126,56 @@ class Setup:
             directory.mkdir(parents=True, exist_ok=True)
             directory.chmod(0o711)  # the containers' root must be able to walk through, and to read nothing
         self._scratch_dir.mkdir(parents=True, exist_ok=True)
-        if missing := self._groups.open():
+        if missing := self.groups.open():
             log.warning("cgroups.controllers_missing", controllers=missing, effect="these limits are not kept")
-        self._stage.open()
+        kernel_shares.make_room()
+        self.stage.open()
+        self.admission.open(self.stage.namespace)
         self.network.open()
-        self._sysctls = dict(_SYSCTLS)
+        self.sysctls = dict(_SYSCTLS)
         if Path("/proc/sys/net/ipv6").exists():
-            self._sysctls |= _IPV6_OFF
+            self.sysctls |= _IPV6_OFF
 
     def close(self) -> None:
         """Remove what all containers shared. Safe to repeat, and after an `open` that failed half-way."""
-        self._stage.close()
+        self.stage.close()
         self.network.close()
         self.sweep()
-        self._groups.close()
+        self.groups.close()
         shutil.rmtree(self._run_dir / "stage", ignore_errors=True)
 
     def sweep(self) -> None:
         """Kill and remove the containers of a former agent. Mounts need no sweeping: they went with its processes."""
-        for group in self._groups.leftovers():
+        for group in self.groups.leftovers():
             for _ in range(SWEEP_ROUNDS):
                 if not (processes := group.processes()):
                     break
-                _kill_and_wait(processes)
+                kill_and_wait(processes)
             group.remove()
         for directory in (self._containers_dir, self._runtime_dir, self._scratch_dir):
             shutil.rmtree(directory, ignore_errors=True)
 
     def start(self, spec: ContainerSpec, stdout: int, stderr: int) -> Started:
         """Set up and start; on one of `threads`. Raises a PilotlightError, with everything undone."""
-        started = self._prepare(spec)
+        started = self.prepare(spec)
         try:
             with started.step("directories"):
-                self._reserve(spec, started)
+                self.reserve(spec, started)
             with started.step("cgroups"):
-                limits = cgroups.Limits(
-                    spec.milli_cpu, spec.milli_cpu_limit, spec.memory_limit_mib, spec.pids_limit, spec.memory_request_mib
-                )
-                started.group.create(limits)
-                self._groups.weigh(spec.container_id, spec.milli_cpu)
-            with started.step("create"), self._stage.private():
+                self.limit(spec, started)
+            with started.step("create"), self.stage.private():
                 self._create(spec, started, stdout, stderr)
             with started.step("network"):
                 self._connect(started)
-            with started.step("start"):
-                self._call_runtime(started, "start", started.container_id)
+            with Held(started.pid, follow_exec=True) as held:
+                with started.step("start"):
+                    self.call_runtime(started, "start", started.container_id)
+                    is_there = held.until_exec()
+                if is_there:  # else its end is found as any other's
+                    with started.step("verify"):
+                        self.admission.admit(started.container_id, held, self.expected(started), started.group)
         except BaseException as error:
-            self._undo(started)
+            self.undo(started)
             if isinstance(error, OSError):
                 raise errors.PilotlightError(f"Container {spec.container_id} could not be set up: {error}.") from error
             raise
@@ -160,46 +187,80 @@ class Setup:
 
     def clean_up(self, started: Started) -> None:
         """Remove all that is left of a container that has ended; on one of `threads`."""
-        self._call_runtime(started, "delete", "--force", started.container_id, check=False)
-        self._remove(started)
+        self._forget(started)
+        self.remove(started)
 
-    def _undo(self, started: Started) -> None:
+    def _forget(self, started: Started) -> None:
+        if started.forked is not None:
+            started.forked.close()
+        else:
+            self.call_runtime(started, "delete", "--force", started.container_id, check=False)
+
+    def expected(self, started: Started) -> verifier.Expected:
+        """What it must be when it is looked at from outside."""
+        assert started.wanted is not None
+        init = self.init.stat()
+        return verifier.expected_of(
+            started.wanted,
+            groups=started.group.endings,
+            host=self.admission.host,
+            staged=started.staged,
+            interfaces=("lo",) if started.port is None else ("lo", INTERFACE),
+            program=(init.st_dev, init.st_ino),
+        )
+
+    def undo(self, started: Started) -> None:
         if started.pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(started.pidfd, signal.SIGKILL)
-            os.waitid(os.P_PIDFD, started.pidfd, os.WEXITED)
+            if started.forked is None:
+                os.waitid(os.P_PIDFD, started.pidfd, os.WEXITED)
+            else:
+                kill_and_wait({started.pid})
             os.close(started.pidfd)
-        _kill_and_wait(started.group.processes())
-        self._call_runtime(started, "delete", "--force", started.container_id, check=False)
-        self._remove(started)
+        kill_and_wait(started.group.processes())
+        self._forget(started)
+        self.remove(started)
 
-    def _remove(self, started: Started) -> None:
+    def remove(self, started: Started) -> None:
+        """Remove what is left of a container none of whose processes runs."""
         if started.port is not None:
             self.network.detach(started.port)
         if not started.group.remove():
-            _kill_and_wait(started.group.processes())
+            kill_and_wait(started.group.processes())
             started.group.remove()
-        self._groups.weigh(started.container_id, None)
+        self.groups.weigh(started.container_id, None)
+        self.admission.forget(started.container_id)
         shutil.rmtree(started.directory, ignore_errors=True)
         self.clean_upper(started)
         if not started.upper.durable:
             shutil.rmtree(started.upper.parent, ignore_errors=True)
 
-    def _prepare(self, spec: ContainerSpec) -> Started:
+    def prepare(self, spec: ContainerSpec) -> Started:
+        """The names of what a container will have; nothing is made."""
         if spec.upper is None:
             upper = Upper(self._scratch_dir / spec.container_id, "upper", "work", durable=False)
         else:
             upper = Upper(spec.upper.parent, spec.upper.name, f".work-{spec.container_id}", durable=True)
         container_id = spec.container_id
-        return Started(container_id, self._containers_dir / container_id, upper, self._groups.of(container_id))
+        return Started(container_id, self._containers_dir / container_id, upper, self.groups.of(container_id))
 
-    def _reserve(self, spec: ContainerSpec, started: Started) -> None:
+    def reserve(self, spec: ContainerSpec, started: Started) -> None:
+        """Make its directories and files, and take an address unless it has one."""
         started.directory.mkdir(mode=0o711)
         _make_upper(started.upper)
-        if not spec.block_network:
+        if not spec.block_network and started.port is None:
             started.port = self.network.take_port()
         self._write_own_files(started)
         _make_mount_points(started.directory / "points", spec)
+
+    def limit(self, spec: ContainerSpec, started: Started) -> None:
+        """Set its limits, and its weight among the others."""
+        limits = cgroups.Limits(
+            spec.milli_cpu, spec.milli_cpu_limit, spec.memory_limit_mib, spec.pids_limit, spec.memory_request_mib
+        )
+        started.group.create(limits)
+        self.groups.weigh(spec.container_id, spec.milli_cpu)
 
     def _write_own_files(self, started: Started) -> None:
         resolver = dns.read_resolv_conf()
@@ -215,53 +276,69 @@ class Setup:
         for name, text in texts.items():
             path = started.directory / name
             path.write_text(text)
-            os.chown(path, self._ids.first, self._ids.first)
+            os.chown(path, self.ids.first, self.ids.first)
 
-    def _create(self, spec: ContainerSpec, started: Started, stdout: int, stderr: int) -> None:
+    def furnish(self, spec: ContainerSpec, started: Started) -> bundle.Bundle:
+        """Inside the stage's `private`: put the root file system together, and what goes into it beside."""
         if (disk_mib := spec.disk_limit_mib or self._disk_mib) and not started.upper.durable:
             with started.step("disk"):
                 disk.limit(started.upper.parent, disk_mib)
                 _make_upper(started.upper)
         with started.step("overlay"):
-            self._stage.mount_root((started.directory / "points", *spec.layers), started.upper)
-            user = find_user(spec.user, self._stage.root)
-            _require_program(spec, self._stage.root)
+            self.stage.mount_root((started.directory / "points", *spec.layers), started.upper)
+            user = find_user(spec.user, self.stage.root)
+            _require_program(spec, self.stage.root)
             if spec.links:
-                with self._stage.as_container_root():
-                    place_links(self._stage.root, spec.links)
-        with started.step("bundle"):
-            binds = [bundle.BindMount(self._init, bundle.INIT_TARGET, True)]
-            binds += [bundle.BindMount(started.directory / Path(target).name, target, False) for target in _OWN_FILES]
+                with self.stage.as_container_root():
+                    place_links(self.stage.root, spec.links)
+        with started.step("binds"):
+            place = partial(resolved, self.stage.root)
+            binds = [bundle.BindMount(self.init, place(bundle.INIT_TARGET), True)]
+            for target in _OWN_FILES:
+                name = Path(target).name
+                binds.append(bundle.BindMount(self.stage.show(started.directory / name, name), place(target), False))
             for index, bind in enumerate(spec.binds):
-                binds.append(bundle.BindMount(self._stage.bind_source(bind, index), bind.target, bind.read_only, bind.is_device))
-            wanted = bundle.Bundle(
-                hostname=spec.container_id,
-                root=self._stage.root,
-                args=spec.args,
-                env=spec.env,
-                cwd=spec.cwd,
-                user=user,
-                ids=self._ids,
-                binds=tuple(binds),
-                sysctls=self._sysctls,
-                hooks=spec.hooks,
-                open_files_hard=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
-            )
-            fd = os.open(started.directory / "config.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "w") as file:  # holds the secrets of the environment
-                json.dump(bundle.config(wanted), file)
-                if spec.hooks:  # some run as the container's root, and read here where its file system is
-                    os.fchown(file.fileno(), self._ids.first, self._ids.first)
-        for pipe in (stdout, stderr):
-            os.fchown(pipe, self._ids.first + user.uid, self._ids.first + user.gid)  # so that /dev/stdout can be opened anew
+                target = bind.target if bind.is_device else place(bind.target)
+                binds.append(bundle.BindMount(self.stage.bind_source(bind, index), target, bind.read_only, bind.is_device))
+            started.staged = at((self.stage.root, *(bind.source for bind in binds)))
+        started.wanted = bundle.Bundle(
+            hostname=spec.container_id,
+            root=self.stage.root,
+            args=spec.args,
+            env=spec.env,
+            cwd=spec.cwd,
+            user=user,
+            ids=self.ids,
+            binds=tuple(binds),
+            sysctls=self.sysctls,
+            hooks=spec.hooks,
+            open_files_hard=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+        )
+        return started.wanted
+
+    def create(self, started: Started, config: dict[str, Any], stdout: int, stderr: int, *, readable: bool = False) -> None:
+        """Inside the stage's `private`: have the OCI runtime make what this document says; its program does not run yet."""
+        fd = os.open(started.directory / "config.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "w") as file:  # holds the secrets of the environment
+            json.dump(config, file)
+            if readable:
+                os.fchown(file.fileno(), self.ids.first, self.ids.first)
         with started.step("oci create"):
             pid_file = started.directory / "pid"
             arguments = ("--bundle", str(started.directory), "--pid-file", str(pid_file), started.container_id)
-            self._call_runtime(started, "create", *arguments, stdout=stdout, stderr=stderr, group=started.group)
+            self.call_runtime(started, "create", *arguments, stdout=stdout, stderr=stderr, group=started.group)
             started.pid = int(pid_file.read_text())
             started.pidfd = os.pidfd_open(started.pid)  # it is our child: even if it has ended, the number is still its own
 
+    def _create(self, spec: ContainerSpec, started: Started, stdout: int, stderr: int) -> None:
+        wanted = self.furnish(spec, started)
+        for pipe in (stdout, stderr):  # so that /dev/stdout can be opened anew
+            os.fchown(pipe, self.ids.first + wanted.user.uid, self.ids.first + wanted.user.gid)
+        # Some hooks run as the container's root, and read the document to find its file system.
+        self.create(started, bundle.config(wanted), stdout, stderr, readable=bool(spec.hooks))
+
     def _connect(self, started: Started) -> None:
+        share = kernel_shares.Share(started.pid)  # takes about as long as the network, so both at once
         namespace = os.open(f"/proc/{started.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
             if started.port is None:
@@ -270,16 +347,19 @@ class Setup:
                 self.network.attach(started.port, namespace)
         finally:
             os.close(namespace)
+            share.settle()
 
-    def _call_runtime(
+    def call_runtime(
         self,
         started: Started,
         *arguments: str,
         stdout: int = subprocess.DEVNULL,
         stderr: int = subprocess.DEVNULL,
         group: cgroups.Group | None = None,
+        stdin: int = -1,
         check: bool = True,
     ) -> None:
+        """Run the OCI runtime's command; raises PilotlightError with what its log says."""
         log_path = started.directory / "oci.log"
         command = [self._runtime, "--root", str(self._runtime_dir), "--log", str(log_path), "--log-format", "json"]
         command += ["--cgroup-manager=disabled", *arguments] if Path(self._runtime).name == "crun" else arguments
@@ -289,12 +369,13 @@ class Setup:
             environment["GROUPS_TO_JOIN"] = " ".join(str(entrance) for entrance in group.entrances)
             command = ["/bin/sh", "-c", _STEP_IN, "sh", *command]
         # An empty pipe, not /dev/null: crun changes the owner of its stdin, and that would be the host's device.
-        stdin, nobody = os.pipe2(os.O_CLOEXEC)
+        empty, nobody = os.pipe2(os.O_CLOEXEC)
         os.close(nobody)
+        given = empty if stdin < 0 else stdin
         try:
-            result = subprocess.run(command, stdin=stdin, stdout=stdout, stderr=stderr, env=environment, check=False)
+            result = subprocess.run(command, stdin=given, stdout=stdout, stderr=stderr, env=environment, check=False)
         finally:
-            os.close(stdin)
+            os.close(empty)
         if result.returncode and check:
             raise errors.PilotlightError(
                 f"Container {started.container_id} could not be started: {_last_error(log_path) or 'no reason was given'} "
@@ -367,7 +448,7 @@ def _last_error(log_path: Path) -> str:
     return ""
 
 
-def _kill_and_wait(processes: set[int]) -> None:
+def kill_and_wait(processes: set[int]) -> None:
     """SIGKILL to all, and wait until each is dead (a zombie counts as dead)."""
     watched: dict[int, int] = {}
     poll = select.poll()

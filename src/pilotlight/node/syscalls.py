@@ -20,7 +20,7 @@ _AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000
 _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
 _MOVE_MOUNT_F_EMPTY_PATH = 4
 _MOUNT_ATTR_IDMAP = 0x100000
-MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 2, 4
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 1, 2, 4, 8
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_IN_ROOT = 0x02, 0x10
 _PR_SET_CHILD_SUBREAPER = 36
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -90,15 +90,16 @@ def open_path_in_root(root: int, path: str) -> int:
 
 
 def bind(source: str | Path, target: str | Path, *, idmap_fd: int | None = None, attributes: int = 0) -> None:
-    """Attach a clone of the tree at source, seen through the id map of a user namespace if one is given (kernel >= 5.12).
+    """Attach a clone of the mount at source, seen through the id map of a user namespace if one is given (kernel >= 5.12).
 
-    `attributes`, MOUNT_ATTR_…, are for the clone of an id-mapped one.
+    `attributes`, MOUNT_ATTR_…, are added to those that the mount has. What is mounted below source stays out.
     """
-    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | (_AT_RECURSIVE if idmap_fd is None else 0)
+    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC
     tree = _checked(_libc.syscall(_OPEN_TREE, _AT_FDCWD, _name(source), flags), f"open {source}")
     try:
-        if idmap_fd is not None:
-            mount_attr = (ctypes.c_uint64 * 4)(_MOUNT_ATTR_IDMAP | attributes, 0, 0, idmap_fd)  # set, clear, propagation, fd
+        if idmap_fd is not None or attributes:
+            added = attributes if idmap_fd is None else attributes | _MOUNT_ATTR_IDMAP
+            mount_attr = (ctypes.c_uint64 * 4)(added, 0, 0, 0 if idmap_fd is None else idmap_fd)  # set, clear, propagation, fd
             size = ctypes.c_size_t(ctypes.sizeof(mount_attr))
             _checked(_libc.syscall(_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, mount_attr, size), f"map the ids of {source}")
         moved = _libc.syscall(_MOVE_MOUNT, tree, b"", _AT_FDCWD, _name(target), _MOVE_MOUNT_F_EMPTY_PATH)
@@ -133,3 +134,9 @@ def open_in_root(root: str | Path, path: str) -> int:
         return _checked(_libc.syscall(_OPENAT2, directory, _name(path), how, size), f"open {path}")
     finally:
         os.close(directory)
+
+
+def clone_tree(path: str | Path) -> int:
+    """A descriptor of a copy of the mount at path with all that is mounted below it; attached nowhere, gone when it is closed."""
+    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | _AT_RECURSIVE
+    return _checked(_libc.syscall(_OPEN_TREE, _AT_FDCWD, _name(path), flags), f"copy the mounts at {path}")

@@ -4,6 +4,7 @@ Owns one invariant: whoever is held when this agent dies is killed with it, and 
 the tracer, so all calls about one process come from the thread that began. Sources: ptrace(2), seccomp(2), waitid(2).
 """
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -19,7 +20,7 @@ MAX_FILTERS = 8  # more than this were never put upon a process by us
 
 
 class Held:
-    """A process that this thread traces. Use as a context manager: it goes on at the end of the body, unless it was killed.
+    """A process that this thread traces. Use as a context manager: it goes on at the end of the body; an error there kills it.
 
     `until_exec` must be promised at the start, where it is to be called: the kernel has to know before it happens.
     """
@@ -32,7 +33,11 @@ class Held:
         syscalls.ptrace(_SEIZE, self.pid, 0, self._options)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            return
         try:
             syscalls.ptrace(_DETACH, self.pid)
         except ProcessLookupError:

@@ -47,10 +47,11 @@ class Expected:
     """All that a container must be.
 
     `groups` maps each controller that this machine has to the end of the container's path there. `host` are the agent's namespaces,
-    `others` those of other live containers, with their names. `descriptors` are links ("pipe:[7]") of the only files that may be
-    open; None: any pipe, socket or anonymous one, and files of the container's own mounts. `filters` are the exact seccomp
-    programs, the newest first; with `filters_from_runtime` it is enough to be under one if the kernel does not tell which.
-    `alone`: one thread, and no memory shared. `hooks_may_add`: programs of the machine's owner mount what no rule here knows.
+    `others` those of other live containers, with their names (`Admission` fills it). `descriptors` are links ("pipe:[7]") of the
+    only files that may be open; None: any pipe, socket or anonymous one, and files of the container's own mounts. `filters` are
+    the exact seccomp programs, the newest first; `from_runtime`: an OCI runtime made it, so any will do where the kernel does not
+    tell which. `alone`: one thread, and no memory shared. `hooks_may_add`: programs of the machine's owner mount what no rule
+    here knows.
     """
 
     ids: IdMap
@@ -63,7 +64,7 @@ class Expected:
     others: Mapping[int, str] = field(default_factory=dict[int, str])
     user_parent: int = 0
     user_owner: int = 0
-    filters_from_runtime: bool = False
+    from_runtime: bool = False
     descriptors: frozenset[str] | None = None
     program: tuple[int, int] | None = None
     bounding: frozenset[str] = frozenset(bundle.DEFAULT_CAPABILITIES)
@@ -137,7 +138,7 @@ def _filter_faults(observed: Observed, expected: Expected) -> Iterable[str]:
         yield "its system calls are not filtered (seccomp)"
         return
     if observed.filters is None:
-        if not expected.filters_from_runtime:
+        if not expected.from_runtime:
             yield f"the filter of its system calls can't be read: {observed.filters_why}"
     elif observed.filters != expected.filters:
         yield "the filter of its system calls is another one than it should be"
@@ -214,7 +215,6 @@ def expected_of(
     *,
     groups: Mapping[str, str],
     host: Mapping[str, int],
-    others: Mapping[int, str],
     staged: Iterable[Mount],
     interfaces: Iterable[str],
     program: tuple[int, int],
@@ -232,11 +232,10 @@ def expected_of(
         groups=groups,
         mounts=(*standard_mounts(root.device), *(_expected_bind(bind, by_point.get(str(bind.source))) for bind in wanted.binds)),
         host=host,
-        others=others,
         interfaces=frozenset(interfaces),
         filters=(seccomp.program(),),
         user_parent=host["user"],
-        filters_from_runtime=True,
+        from_runtime=True,
         program=program,
         hooks_may_add=bool(wanted.hooks),
     )

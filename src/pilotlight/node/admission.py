@@ -1,0 +1,112 @@
+"""Who may begin: containers are looked at from outside while they are held still, and those that are not as wanted get nothing.
+
+Owns one invariant: between the look and the container's first instruction nothing can change. So the look is at the moment when all
+that a container is has been done to it, and its own program has not run: for one that an OCI runtime makes, the kernel stops it on
+its way into our init (the system call filter is the last thing that the runtime applies, just before).
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import structlog
+
+from pilotlight.core.errors import NotIsolated
+from pilotlight.node import observed, syscalls, verifier
+from pilotlight.node.cgroups import Group
+from pilotlight.node.observed import Mount
+from pilotlight.node.tracing import Held
+from pilotlight.node.verifier import Expected
+
+log = structlog.get_logger()
+
+
+class Admission:
+    """The check, and what it must know of all live containers. Its calls block for a millisecond; any thread may call."""
+
+    def __init__(self) -> None:
+        self.host: dict[str, int] = {}
+        self._stage = 0
+        self._users: dict[tuple[str, int], tuple[str, int]] = {}  # (kind, inode) → (container, pid of its init)
+        self._own: dict[str, list[tuple[str, int]]] = {}
+
+    def open(self, mount_namespace: int) -> None:
+        """Learn the agent's own namespaces; `mount_namespace` is a descriptor of the one in which containers are put together."""
+        self.host = observed.own_namespaces()
+        self._stage = os.fstat(mount_namespace).st_ino
+
+    def admit(self, container_id: str, held: Held, expected: Expected, group: Group, members: Sequence[int] = ()) -> None:
+        """Return if the held process is as expected; raises NotIsolated, whose message names every fault.
+
+        Its control groups may hold it and `members`, and nobody else.
+        """
+        seen = verifier.observe(held.pid, held=held, memory=not expected.from_runtime)
+        found = verifier.faults(seen, replace(expected, others=self._others(seen)))
+        if strangers := group.processes() - {held.pid, *members}:
+            found.append(f"processes that are not its own are in its control group: {sorted(strangers)}")
+        if found:
+            log.error("container.not_isolated", container=container_id, faults=found)
+            raise NotIsolated(
+                f"Container {container_id} was stopped before it began, for it is not isolated as it should be: {'; '.join(found)}."
+                " `pilotlight doctor` looks for causes on this machine; docs/security.md tells what is checked.",
+                faults=tuple(found),
+            )
+        self._own[container_id] = list(seen.namespaces.items())
+        self._users.update(dict.fromkeys(self._own[container_id], (container_id, held.pid)))
+
+    def forget(self, container_id: str) -> None:
+        """The container has ended."""
+        for namespace in self._own.pop(container_id, ()):
+            if self._users.get(namespace, ("", 0))[0] == container_id:
+                del self._users[namespace]
+
+    def _others(self, seen: observed.Observed) -> dict[int, str]:
+        """Of its namespaces, those that somebody else is in, with whose they are."""
+        found = {self._stage: "the agent"}
+        for kind, inode in seen.namespaces.items():
+            user, pid = self._users.get((kind, inode), ("", 0))
+            # The kernel gives numbers out anew once a container has ended, of which we may not have heard yet.
+            if pid and _is_in(pid, kind, inode):
+                found[inode] = user
+        return found
+
+
+def _is_in(pid: int, kind: str, inode: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/ns/{kind}").stat().st_ino == inode
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def at(points: Sequence[Path]) -> tuple[Mount, ...]:
+    """What the calling thread sees mounted at these paths."""
+    names = set(map(str, points))
+    return tuple(mount for mount in observed.own_mounts() if mount.point in names)
+
+
+def resolved(root: Path, target: str) -> str:
+    """Where a path of a container leads, with the links of its image; what does not exist keeps its name."""
+    directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return _resolved(directory, len(str(_name_of(directory))), os.path.normpath("/" + target.lstrip("/")))
+    finally:
+        os.close(directory)
+
+
+def _resolved(root: int, prefix: int, path: str) -> str:
+    if path == "/":
+        return path
+    try:
+        fd = syscalls.open_path_in_root(root, path)
+    except FileNotFoundError:
+        parent, _, name = path.rpartition("/")
+        return f"{_resolved(root, prefix, parent or '/').rstrip('/')}/{name}"
+    try:
+        return str(_name_of(fd))[prefix:] or "/"
+    finally:
+        os.close(fd)
+
+
+def _name_of(fd: int) -> Path:
+    return Path(f"/proc/self/fd/{fd}").readlink()
