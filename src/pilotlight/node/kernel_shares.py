@@ -1,0 +1,70 @@
+"""What the kernel counts for a user and not for a control group, shared out so that no container can take it all.
+
+Each container has a user namespace, and the kernel counts inotify instances, pending signals, message queues and processes of a
+user in every namespace up to ours: there, all containers are one user, the one that we are ourselves. So the bound that holds for us
+is raised to where it holds for nobody, and each container's own namespace gets a bound. Sources: namespaces(7) /proc/sys/user,
+getrlimit(2), Documentation/filesystems/devpts.rst.
+"""
+
+import contextlib
+import resource
+import subprocess
+from pathlib import Path
+
+from pilotlight.core import errors
+
+INOTIFY_INSTANCES = 128  # of one container; as much as a whole machine has by default
+INOTIFY_WATCHES = 65_536
+TERMINALS = 64
+PENDING_SIGNALS = 16_384
+MESSAGE_QUEUES_BYTES = 819_200
+MOST_CONTAINERS = 256  # as many shares as the machine's own bounds are raised for
+NO_CORE_BYTES = 1  # less than any core; with 0 the kernel would still start a handler on the machine (core(5), by a pipe)
+
+_OURS = (resource.RLIMIT_SIGPENDING, resource.RLIMIT_MSGQUEUE, resource.RLIMIT_NPROC)
+_INOTIFY = Path("/proc/sys/fs/inotify")
+_WRITE = (
+    f"echo {INOTIFY_INSTANCES} >/proc/sys/user/max_inotify_instances; echo {INOTIFY_WATCHES} >/proc/sys/user/max_inotify_watches"
+)
+
+
+def rlimits() -> list[dict[str, int | str]]:
+    """The `process.rlimits` of a bundle that bound one container."""
+    values = {"SIGPENDING": PENDING_SIGNALS, "MSGQUEUE": MESSAGE_QUEUES_BYTES, "CORE": NO_CORE_BYTES}
+    return [{"type": f"RLIMIT_{name}", "soft": value, "hard": value} for name, value in values.items()]
+
+
+def processes_together() -> int:
+    """How many processes and threads all containers may have: never all numbers of the machine, or nobody could log in to it."""
+    most = min(int(Path("/proc/sys/kernel", name).read_text()) for name in ("pid_max", "threads-max"))
+    return int(most * _PROCESSES_SHARE)
+
+
+def make_room() -> None:
+    """Raise what bounds all containers together: our own limits, which their namespaces take over, and the machine's inotify."""
+    for kind in _OURS:
+        with contextlib.suppress(ValueError, PermissionError):  # less than root in the machine's own namespace
+            resource.setrlimit(kind, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    for name, share in (("max_user_instances", INOTIFY_INSTANCES), ("max_user_watches", INOTIFY_WATCHES)):
+        file = _INOTIFY / name
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # read-only inside another container
+            if int(file.read_text()) < share * MOST_CONTAINERS:
+                file.write_text(str(share * MOST_CONTAINERS))
+
+
+class Share:
+    """A container's bounds, being set while something else is done; `settle` waits for it."""
+
+    def __init__(self, pid: int) -> None:
+        """Begin for the user namespace of that process."""
+        command = ("nsenter", f"--user=/proc/{pid}/ns/user", "/bin/sh", "-ec", _WRITE)
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    def settle(self) -> None:
+        """Wait until they hold; raises PilotlightError, since without them this container could starve all others."""
+        _, said = self._process.communicate()
+        if self._process.returncode:
+            raise errors.PilotlightError(
+                f"A container's share of the kernel's inotify instances could not be set: {said.decode(errors='replace').strip()}. "
+                "Is /proc/sys/user there, and writable for root?"
+            )
