@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pilotlight.core.containers import Hook
-from pilotlight.node import seccomp
+from pilotlight.node import kernel_shares, seccomp
 from pilotlight.node.rootfs import IdMap
 
 INIT_TARGET = "/__pilotlight/init"
@@ -43,7 +43,7 @@ MOUNTS: tuple[dict[str, Any], ...] = (
         "destination": "/dev/pts",
         "type": "devpts",
         "source": "devpts",
-        "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5", f"max={kernel_shares.TERMINALS}"],
     },
     # No size of its own: what lies in it counts as the container's memory.
     {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid", "noexec", "nodev", "mode=1777"]},
@@ -129,7 +129,7 @@ def _process(bundle: Bundle) -> dict[str, Any]:
             "inheritable": [],
             "ambient": [],
         },
-        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": min(OPEN_FILES, hard), "hard": hard}],
+        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": min(OPEN_FILES, hard), "hard": hard}, *kernel_shares.rlimits()],
         "noNewPrivileges": True,
         "oomScoreAdj": OOM_SCORE_ADJUST,
     }

@@ -1,9 +1,9 @@
 """What the kernel counts for a user and not for a control group, shared out so that no container can take it all.
 
 Each container has a user namespace, and the kernel counts inotify instances, pending signals, message queues and processes of a
-user in every namespace up to ours: there, all containers are one user, the one that we are ourselves. So the bound that holds for us
-is raised to where it holds for nobody, and each container's own namespace gets a bound. Sources: namespaces(7) /proc/sys/user,
-getrlimit(2), Documentation/filesystems/devpts.rst.
+user in every namespace up to ours: there, all containers are one user, the one that we are ourselves. So the bound that holds for
+us is raised to where it holds for nobody, and each container's own namespace gets a bound. Sources: namespaces(7) on
+/proc/sys/user, getrlimit(2), Documentation/filesystems/devpts.rst.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ NO_CORE_BYTES = 1  # less than any core; with 0 the kernel would still start a h
 
 _OURS = (resource.RLIMIT_SIGPENDING, resource.RLIMIT_MSGQUEUE, resource.RLIMIT_NPROC)
 _INOTIFY = Path("/proc/sys/fs/inotify")
+_PROCESSES_SHARE = 0.75  # of the machine's process numbers, for all containers
 _WRITE = (
     f"echo {INOTIFY_INSTANCES} >/proc/sys/user/max_inotify_instances; echo {INOTIFY_WATCHES} >/proc/sys/user/max_inotify_watches"
 )

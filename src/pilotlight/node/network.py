@@ -11,24 +11,29 @@ import os
 import socket
 import subprocess
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
+
+import structlog
 
 from pilotlight.config import Settings
 from pilotlight.core import errors
 from pilotlight.node import netlink, syscalls
 
+log = structlog.get_logger()
+
 INTERFACE = "eth0"
 ALL_BRIDGES = "pl-*"  # those of other platforms on this machine too
 _LINK_LOCAL = "169.254.0.0/16"
 _LOCALLY_ADMINISTERED = b"\x02\x00"  # how a hardware address begins that no manufacturer gave out (IEEE 802)
+MOST_FLOWS = 16_384  # connections of one container that the machine keeps in mind, ended ones for two minutes
 _FIRST_HOST = 2  # of the subnet: .0 is the network, .1 the gateway
 
 RULES = """
 table inet {table} {{
-  chain input {{
+{flows}  chain input {{
     type filter hook input priority filter - 5; policy accept;
     iifname "{bridge}" jump from_containers
   }}
@@ -36,7 +41,7 @@ table inet {table} {{
     meta nfproto != ipv4 drop
     ip saddr != {subnet} drop
     ct state established,related accept
-    ip daddr {address} tcp dport {{ 53, {web_port} }} accept
+{bounded}    ip daddr {address} tcp dport {{ 53, {web_port} }} accept
     ip daddr {address} udp dport 53 accept
     reject with icmpx type admin-prohibited
   }}
@@ -49,7 +54,7 @@ table inet {table} {{
   chain outward {{
     meta nfproto != ipv4 drop
     ip saddr != {subnet} drop
-    oifname "{all_bridges}" reject with icmpx type admin-prohibited
+{bounded}    oifname "{all_bridges}" reject with icmpx type admin-prohibited
     ip daddr {{ {link_local}, {subnet} }} reject with icmpx type admin-prohibited
   }}
   chain postrouting {{
@@ -57,6 +62,15 @@ table inet {table} {{
     ip saddr {subnet} oifname != "{bridge}" masquerade
   }}
 }}
+"""
+# The machine's table of connections is one for all: whoever fills it cuts everybody off.
+FLOWS = """  set flows {{
+    type ipv4_addr
+    flags dynamic
+    size 65535
+  }}
+"""
+BOUNDED = """    ct state new add @flows {{ ip saddr ct count over {most} }} drop
 """
 
 
@@ -107,7 +121,11 @@ class Network:
         """Make the bridge with its two addresses and load the rules, in place of what a former agent left."""
         self.sweep()
         # The rules come first: the bridge is never there without them.
-        _nft(self._rules())
+        try:
+            _nft(self._rules(bounded=True))
+        except errors.PilotlightError as error:
+            _nft(self._rules(bounded=False))
+            log.warning("network.flows_unbounded", cause=str(error), effect="one container can fill the table of connections")
         with netlink.Netlink() as link:
             link.request(netlink.new_bridge(self.bridge, _LOCALLY_ADMINISTERED + self._subnet[1].packed))
             self._bridge_index = socket.if_nametoindex(self.bridge)
@@ -149,6 +167,12 @@ class Network:
         """Only the loopback interface, up."""
         self._configure(namespace_fd, None)
 
+    def tune(self, namespace_fd: int, sysctls: Mapping[str, str]) -> None:
+        """Write settings ("net.ipv4.…") of a network namespace, as root of the host."""
+        with _inside(namespace_fd):
+            for name, value in sysctls.items():
+                Path("/proc/sys", *name.split(".")).write_text(value)
+
     def detach(self, port: Port) -> None:
         """Take the interface away, if the kernel has not yet done so, and the address back."""
         with netlink.Netlink() as link:
@@ -172,8 +196,10 @@ class Network:
         with link:
             link.request(*messages)
 
-    def _rules(self) -> str:
+    def _rules(self, *, bounded: bool) -> str:
         return RULES.format(
+            flows=FLOWS.format() if bounded else "",
+            bounded=BOUNDED.format(most=MOST_FLOWS) if bounded else "",
             table=self._table,
             bridge=self.bridge,
             all_bridges=ALL_BRIDGES,

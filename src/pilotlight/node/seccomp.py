@@ -26,7 +26,11 @@ _ARCHITECTURES = {"x86_64": ["SCMP_ARCH_X86_64"], "aarch64": ["SCMP_ARCH_AARCH64
 # All CLONE_NEW* flags of clone(2). CLONE_NEWTIME shares its bit with the exit signal there, and needs clone3 or unshare.
 _NAMESPACE_FLAGS = (0x20000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000)
 _WHOLE = 0xFFFFFFFF  # the mask of an argument of 32 bits
-_AF_VSOCK = 40  # speaks to the hypervisor, past all of our network rules
+# Families of sockets: unix, IPv4, IPv6, netlink, and packets, which take a capability that nobody has. Any other is code of the
+# kernel that no program here needs, often loaded because somebody asks; AF_VSOCK would pass by all of our network rules.
+_SOCKET_CALLS = ("socket", "socketpair")
+_FAMILIES = (1, 2, 10, 16, 17)
+_TRIED_FAMILIES = (38, 40)  # AF_ALG and AF_VSOCK: programs try whether they are there. To all others the call itself is unknown.
 # personality(2): plain Linux, 32-bit, the two uname emulations, and the question what it is.
 _PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
 
@@ -41,8 +45,8 @@ def profile() -> dict[str, Any]:
         {"names": refused, "action": "SCMP_ACT_ERRNO", "errnoRet": errno.EPERM},
         _first_argument("clone", sum(_NAMESPACE_FLAGS), 0),
         *(_first_argument("clone", flag, flag, refuse=errno.EPERM) for flag in _NAMESPACE_FLAGS),
-        _first_argument("socket", _AF_VSOCK, None),
-        _first_argument("socket", _WHOLE, _AF_VSOCK, refuse=errno.EAFNOSUPPORT),
+        *(_first_argument(name, _WHOLE, family) for name in _SOCKET_CALLS for family in _FAMILIES),
+        *(_first_argument(name, _WHOLE, family, refuse=errno.EAFNOSUPPORT) for name in _SOCKET_CALLS for family in _TRIED_FAMILIES),
         *(_first_argument("personality", _WHOLE, value) for value in _PERSONALITIES),
     ]
     # clone3 is in no list, and so unknown: its flags lie in memory, where a filter can't look.
@@ -54,12 +58,9 @@ def profile() -> dict[str, Any]:
     }
 
 
-def _first_argument(name: str, mask: int, equals: int | None, *, refuse: int = 0) -> dict[str, Any]:
-    """A rule for calls whose first argument, under the mask, has this value; with None, for those that are anything but `mask`."""
-    if equals is None:
-        condition = {"index": 0, "value": mask, "op": "SCMP_CMP_NE"}
-    else:
-        condition = {"index": 0, "value": mask, "valueTwo": equals, "op": "SCMP_CMP_MASKED_EQ"}
+def _first_argument(name: str, mask: int, equals: int, *, refuse: int = 0) -> dict[str, Any]:
+    """A rule for calls whose first argument, under the mask, has this value."""
+    condition = {"index": 0, "value": mask, "valueTwo": equals, "op": "SCMP_CMP_MASKED_EQ"}
     action = {"action": "SCMP_ACT_ERRNO", "errnoRet": refuse} if refuse else {"action": "SCMP_ACT_ALLOW"}
     return {"names": [name], **action, "args": [condition]}
 
