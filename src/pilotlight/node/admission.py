@@ -36,13 +36,23 @@ class Admission:
         self.host = observed.own_namespaces()
         self._stage = os.fstat(mount_namespace).st_ino
 
-    def admit(self, container_id: str, held: Held, expected: Expected, group: Group, members: Sequence[int] = ()) -> None:
+    def admit(
+        self,
+        container_id: str,
+        held: Held,
+        expected: Expected,
+        group: Group,
+        *,
+        members: Sequence[int] = (),
+        apart_from: Sequence[int] = (),
+    ) -> None:
         """Return if the held process is as expected; raises NotIsolated, whose message names every fault.
 
-        Its control groups may hold it and `members`, and nobody else.
+        Its control groups may hold it and `members`, the other processes of the same container, and nobody else. With the processes
+        `apart_from` it may share nothing: those from which it was forked.
         """
-        seen = verifier.observe(held.pid, held=held, memory=not expected.from_runtime)
-        found = verifier.faults(seen, replace(expected, others=self._others(seen)))
+        seen = verifier.observe(held.pid, held=held, memory=not expected.from_runtime, apart_from=apart_from)
+        found = verifier.faults(seen, replace(expected, others=self._others(container_id, seen)))
         if strangers := group.processes() - {held.pid, *members}:
             found.append(f"processes that are not its own are in its control group: {sorted(strangers)}")
         if found:
@@ -61,13 +71,13 @@ class Admission:
             if self._users.get(namespace, ("", 0))[0] == container_id:
                 del self._users[namespace]
 
-    def _others(self, seen: observed.Observed) -> dict[int, str]:
+    def _others(self, container_id: str, seen: observed.Observed) -> dict[int, str]:
         """Of its namespaces, those that somebody else is in, with whose they are."""
         found = {self._stage: "the agent"}
         for kind, inode in seen.namespaces.items():
             user, pid = self._users.get((kind, inode), ("", 0))
             # The kernel gives numbers out anew once a container has ended, of which we may not have heard yet.
-            if pid and _is_in(pid, kind, inode):
+            if pid and user != container_id and _is_in(pid, kind, inode):
                 found[inode] = user
         return found
 

@@ -11,7 +11,7 @@ import os
 import re
 import struct
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from pilotlight.node.tracing import Held
 
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "user", "uts")
 _NS_GET_PARENT, _NS_GET_OWNER_UID = 0xB702, 0xB704
+_SHARABLE = {"its memory": 1, "its open files": 2, "its working directory": 3, "its signal handlers": 4}  # linux/kcmp.h
 _READ_BYTES = 1 << 20
 
 IdRanges = tuple[tuple[int, int, int], ...]
@@ -71,6 +72,7 @@ class Observed:
     descriptors: tuple[Descriptor, ...]
     tracer: int = 0  # who else holds it by ptrace
     shared_memory: tuple[str, ...] = ()
+    shared_with: tuple[str, ...] = ()  # "its memory with process 7"
     filters: tuple[bytes, ...] | None = None
     filters_why: str = ""
 
@@ -79,8 +81,9 @@ class Observed:
         return self.status.get(name, "")
 
 
-def observe(pid: int, *, held: Held | None = None, memory: bool = False) -> Observed:
-    """Read it all. With `held`, a stopped process's filters too; with `memory`, which writable memory it shares.
+def observe(pid: int, *, held: Held | None = None, memory: bool = False, apart_from: Iterable[int] = ()) -> Observed:
+    """Read it all. With `held`, a stopped process's filters too; with `memory`, what of its memory is shared by mappings; with
+    `apart_from`, what it shares with those processes as threads do.
 
     Takes about a millisecond. Raises ProcessLookupError or FileNotFoundError if there is no such process (any more).
     """
@@ -109,6 +112,7 @@ def observe(pid: int, *, held: Held | None = None, memory: bool = False) -> Obse
             descriptors=tuple(_descriptors(place)),
             tracer=_other_tracer(status, held),
             shared_memory=shared_mappings(_text(place, "maps")) if memory else (),
+            shared_with=tuple(_shared_with(pid, apart_from)),
             filters=filters,
             filters_why=why,
         )
@@ -271,6 +275,14 @@ def _descriptors(place: int) -> list[Descriptor]:
 def _other_tracer(status: Mapping[str, str], held: Held | None) -> int:
     tracer = int(status.get("TracerPid", "0"))
     return 0 if held is not None and tracer == threading.get_native_id() else tracer
+
+
+def _shared_with(pid: int, others: Iterable[int]) -> Iterable[str]:
+    for other in others:
+        for what, kind in _SHARABLE.items():
+            with contextlib.suppress(ProcessLookupError):  # the other has ended, and shares nothing
+                if syscalls.compare(pid, other, kind):
+                    yield f"{what} with process {other}"
 
 
 def _filters(held: Held | None) -> tuple[tuple[bytes, ...] | None, str]:

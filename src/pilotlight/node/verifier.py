@@ -130,7 +130,9 @@ def _right_faults(observed: Observed, expected: Expected) -> Iterable[str]:
     if expected.alone and observed.field("Threads") != "1":
         yield f"it has {observed.field('Threads')} threads, not one"
     if expected.alone and observed.shared_memory:
-        yield f"it shares memory with others: {observed.shared_memory[0]}"
+        yield f"it has memory that others may share: {observed.shared_memory[0]}"
+    for shared in observed.shared_with:
+        yield f"it shares {shared}"
 
 
 def _filter_faults(observed: Observed, expected: Expected) -> Iterable[str]:
@@ -249,7 +251,7 @@ def standard_mounts(root_device: str) -> tuple[ExpectedMount, ...]:
     for mount in bundle.MOUNTS:
         found.append(ExpectedMount(mount["destination"], _restrictions(mount["options"]), (mount["type"],), root="/"))
     for name in _DEVICES:
-        found.append(ExpectedMount(f"/dev/{name}", frozenset(("nosuid", "noexec")), device=devices, root=f"/{name}"))
+        found.append(ExpectedMount(f"/dev/{name}", frozenset(), device=devices, root=f"/{name}"))
     for path in bundle.READ_ONLY:
         if Path(path).exists():
             found.append(ExpectedMount(path, frozenset(("ro",)), ("proc",), root=path.removeprefix("/proc")))
