@@ -131,7 +131,7 @@ def start_task(settings: SimulatedSettings, function: str, **fields: Any) -> pla
         app_layout=api_pb2.AppLayout(objects=[api_pb2.Object(object_id="im-1")]),
     )
     file = platform_pb2.MountEntry(path="/root/program.py", sha256=digest, size=len(content), mode=0o644)
-    values: dict[str, Any] = {"startup_timeout_s": 30, "input_timeout_s": 60, "grace_period_s": 5} | fields
+    values: dict[str, Any] = {"startup_timeout_s": 100, "input_timeout_s": 100, "grace_period_s": 30} | fields
     return platform_pb2.StartTask(
         task_id=TASK,
         arguments=arguments.SerializeToString(),
@@ -255,7 +255,12 @@ def test_outputs_that_could_not_be_stored_come_again(settings: SimulatedSettings
 
 
 @pytest.mark.parametrize("function", ["sleep", "stubborn"])
-def test_an_input_that_takes_too_long_ends_its_container(settings: SimulatedSettings, function: str) -> None:
+def test_an_input_that_takes_too_long_ends_its_container(
+    settings: SimulatedSettings, function: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if function == "sleep":
+        monkeypatch.setattr("pilotlight.node.task.TIMEOUT_GRACE_S", 30.0)  # for what ends by itself, on a slow machine too
+
     async def scenario(server: ScriptedServer, agent: Agent) -> None:
         await server.send(start_task=start_task(settings, function, input_timeout_s=1))
         await server.send(deliver=deliver(60))
@@ -293,7 +298,7 @@ def test_a_cancelled_input_is_interrupted_and_one_that_was_not_begun_never_runs(
         await server.send(start_task=start_task(settings, "sleep"))
         await server.send(deliver=deliver(60, 60))
         await server.until(lambda: "sleeping" in server.printed(TASK))
-        await server.send(cancel=platform_pb2.CancelInputs(task_id=TASK, input_ids=["in-0", "in-1"], grace_s=5))
+        await server.send(cancel=platform_pb2.CancelInputs(task_id=TASK, input_ids=["in-0", "in-1"], grace_s=30))
         await server.until(lambda: len(server.items()) == 2)
         assert {item.input_id for item in server.items()} == {"in-0", "in-1"}
         assert {item.result.status for item in server.items()} == {api_pb2.GenericResult.GENERIC_STATUS_TERMINATED}

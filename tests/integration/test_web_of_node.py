@@ -540,7 +540,7 @@ def unused_port() -> int:
 
 
 def start_server(
-    settings: SimulatedSettings, port: int, *, listens: str = "yes", leaves: str = "", startup_timeout_s: int = 30
+    settings: SimulatedSettings, port: int, *, listens: str = "yes", leaves: str = "", startup_timeout_s: int = 100
 ) -> platform_pb2.StartTask:
     definition = api_pb2.Function(
         module_name="program",
@@ -555,7 +555,7 @@ def start_server(
     return task_of(
         definition,
         *store(settings, SERVER_PROGRAM),
-        server=platform_pb2.ContainerServer(port=port, startup_timeout_s=startup_timeout_s, exit_grace_period_s=1),
+        server=platform_pb2.ContainerServer(port=port, startup_timeout_s=startup_timeout_s, exit_grace_period_s=20),
         secrets={"PORT": str(port), "LISTENS": listens, "LEAVES": leaves},
         startup_timeout_s=1,  # not for those: they take no inputs
     )
