@@ -104,6 +104,7 @@ class Settings(BaseSettings):
     result_ttl_s: int = 7 * 24 * 3600
     gc_grace_s: int = 24 * 3600  # what nobody refers to is kept for so long after its last use
     image_ttl_s: int = 30 * 24 * 3600  # an image that nobody refers to is kept for so long after it was last asked for
+    audit_ttl_s: int = 90 * 24 * 3600  # who changed what is known for so long
     oci_runtime: str = "crun"
     network_slot: int = -1  # 0..99, the addresses of this platform's containers; -1: the supervisor picks a free one
     debian_mirror: str = ""  # empty: what the host's apt uses
@@ -172,6 +173,11 @@ class Settings(BaseSettings):
     @property
     def keys_dir(self) -> Path:
         return self.state / "keys"
+
+    @property
+    def snapshots_dir(self) -> Path:
+        """Copies of the databases while a backup is being made."""
+        return self.state / "snapshots"
 
     @property
     def process_logs_dir(self) -> Path:

@@ -8,7 +8,9 @@ from typing import Any
 
 from pilotlight.config import Settings, note
 from pilotlight.control.apps import AppRecord, Apps, stopped
+from pilotlight.control.audit import Audit
 from pilotlight.control.autoscalers import Autoscalers
+from pilotlight.control.backups import Backups
 from pilotlight.control.blobs import Blobs
 from pilotlight.control.call_graph import CallGraphs
 from pilotlight.control.call_lists import CallLists
@@ -67,6 +69,7 @@ from pilotlight.loops.webhooks import WebhookLoop
 from pilotlight.objects import Objects
 from pilotlight.objects.keys import KeyFile, load_or_create_key
 from pilotlight.rpc.apps import AppHandlers
+from pilotlight.rpc.auditing import AuditObserver
 from pilotlight.rpc.authentication import NodeAuthenticator, TokenAuthenticator
 from pilotlight.rpc.blobs import BlobHandlers
 from pilotlight.rpc.calls import CallHandlers
@@ -270,6 +273,9 @@ class Server:
             ages=Ages(grace_s=settings.gc_grace_s, image_s=settings.image_ttl_s, result_s=settings.result_ttl_s),
             now=self.clock.careful,
         )
+        self.audit = Audit(database=database, retention_s=settings.audit_ttl_s, now=self.clock.careful)
+        databases = (settings.database_path, settings.log_database_path)
+        self.backups = Backups(paths=databases, place=settings.snapshots_dir, garbage=self.garbage)
         self.overview = Overview(
             apps=self.apps,
             calls=self.calls,
@@ -308,6 +314,7 @@ class Server:
             settings.database_path, settings.log_database_path, settings.synchronous, settings.run_dir, note
         )
         server = cls(settings, Database(main), Database(output))
+        await server.backups.sweep()
         await server.environments.ensure_default()
         await server.secrets.restore()
         await server.tokens.load()
@@ -361,9 +368,10 @@ class Server:
     async def listen(self, api: socket.socket, inner: socket.socket, nodes: socket.socket, edges: socket.socket) -> None:
         """Serve clients on `api`, containers and our own processes on `inner`, the streams of nodes and of edges on theirs."""
         handlers = self.handlers()
-        public = Service(handlers, TokenAuthenticator(self.tokens, self.edge))
+        observer = AuditObserver(self.audit)
+        public = Service(handlers, TokenAuthenticator(self.tokens, self.edge), observer=observer)
         from_node = NodeAuthenticator(self.node_token, lambda task_id: self.tasks.get(task_id) is not None)
-        for_tasks = Service(handlers, from_node, Guard(self.permissions, self.settings.workspace))
+        for_tasks = Service(handlers, from_node, Guard(self.permissions, self.settings.workspace), observer)
         service = NodeService(
             recovery=self.recovery,
             tasks=self.tasks,
@@ -384,6 +392,8 @@ class Server:
             self.proxy_tokens,
             self.volumes,
             self.cordons,
+            self.audit,
+            self.backups,
         )
         control = ControlService(*use_cases)
         listeners = [GrpcServer([public]), GrpcServer([for_tasks, control])]
@@ -428,6 +438,7 @@ class Server:
             database=self.database,
             result_ttl_s=self.settings.result_ttl_s,
             collectors={
+                "audit": self.audit.collect,
                 "replies": Replies(self.database, self.clock.careful).collect,
                 "dicts": self.dicts.collect,
                 "queues": self.queues.collect,

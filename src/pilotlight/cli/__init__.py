@@ -23,6 +23,7 @@ COMMANDS = {
     "gc": "garbage",
     "webhook": "webhooks",
     "volume": "volumes",
+    "audit": "audit",
     "doctor": "doctor",
     "image": "images",
     "node": "nodes",

@@ -7,6 +7,7 @@ about to use something that is on its way out has the last word: mounts and imag
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -111,6 +112,10 @@ class Garbage:
             if not dry_run:
                 self._note(results)
             return results
+
+    def paused(self) -> AbstractAsyncContextManager[None]:
+        """For a block of code, no sweep: one that is under way ends first, the next waits."""
+        return self._sweeping
 
     def layers_collected(self, event: platform_pb2.LayersCollected) -> None:
         """A node has done what CollectLayers asked for."""

@@ -11,8 +11,8 @@ SIGN_IN = "sign in"  # the action of a request whose token was not accepted
 OF_REPLY = "reply."
 NAMED = ("environment_name", "deployment_name")
 
-# Action, by the name of its RPC → the fields that name what it is about, of the request, or behind OF_REPLY of the reply. Calls, and
-# what programs read and write in dicts and queues, are not changes of the platform, and are not here.
+# Action, by the name of its RPC → the fields that name what it is about: of the request, or behind OF_REPLY of the reply.
+# Calls, and what programs put into dicts and queues, are no changes of the platform.
 ACTIONS: dict[str, tuple[str, ...]] = {
     **{"AppCreate": ("environment_name", "description", "reply.app_id"), "AppGetOrCreate": ("environment_name", "app_name")},
     **{"AppPublish": ("app_id", "name"), "AppRollback": ("app_id",), "AppRollover": ("app_id",), "AppSetTags": ("app_id",)},

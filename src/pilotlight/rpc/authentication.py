@@ -14,7 +14,7 @@ from pilotlight.core.ids import TaskId
 from pilotlight.core.reach import Edge
 from pilotlight.core.versions import is_older
 from pilotlight.rpc.framework import Caller
-from pilotlight.wire.listening import AUTHORITY
+from pilotlight.wire.listening import AUTHORITY, PEER
 
 NODE_TOKEN_HEADER = "x-pilotlight-node-token"
 TASK_HEADER = "x-pilotlight-task-id"
@@ -43,8 +43,9 @@ class TokenAuthenticator:
 
     def __call__(self, metadata: Mapping[str, str]) -> Caller:
         token_id = str(metadata.get("x-modal-token-id", ""))
+        address = str(metadata.get(PEER, ""))
         self._tokens.verify(token_id, str(metadata.get("x-modal-token-secret", "")))
-        return _caller(metadata, token_id, None, self._edge.url_for(str(metadata.get(AUTHORITY, ""))))
+        return _caller(metadata, token_id, None, self._edge.url_for(str(metadata.get(AUTHORITY, ""))), address)
 
 
 class NodeAuthenticator:
@@ -62,7 +63,9 @@ class NodeAuthenticator:
         return _caller(metadata, "", task_id, str(metadata.get(EDGE_HEADER, "")) or None)
 
 
-def _caller(metadata: Mapping[str, str], token_id: str, task_id: TaskId | None, edge_base_url: str | None) -> Caller:
+def _caller(
+    metadata: Mapping[str, str], token_id: str, task_id: TaskId | None, edge_base_url: str | None, address: str = ""
+) -> Caller:
     kind = str(metadata.get("x-modal-client-type", ""))
     client_type = int(kind) if kind.isdecimal() and len(kind) < 4 else 0
     version = str(metadata.get("x-modal-client-version", ""))[:64]
@@ -80,4 +83,5 @@ def _caller(metadata: Mapping[str, str], token_id: str, task_id: TaskId | None, 
         edge_base_url=edge_base_url,
         idempotency_key=str(metadata.get("x-idempotency-key", ""))[:128],
         is_repeated=str(metadata.get("x-retry-attempt", "0")) not in ("", "0"),
+        address=address,
     )

@@ -5,7 +5,10 @@ from dataclasses import asdict
 from typing import Any
 
 from grpclib import GRPCError
+from grpclib.const import Handler
 
+from pilotlight.control.audit import Audit
+from pilotlight.control.backups import Backups
 from pilotlight.control.cordons import Cordons
 from pilotlight.control.garbage import Garbage
 from pilotlight.control.overview import Overview
@@ -16,6 +19,8 @@ from pilotlight.control.volumes import Volumes
 from pilotlight.control.web import Web
 from pilotlight.control.webhooks import Webhooks
 from pilotlight.core import errors
+from pilotlight.rpc.auditing import AuditControl, observed_control
+from pilotlight.rpc.backups import BackupControl
 from pilotlight.rpc.cordons import CordonControl
 from pilotlight.rpc.framework import status_of
 from pilotlight.rpc.web import WebControl
@@ -23,7 +28,7 @@ from pilotlight.rpc.webhooks import WebhookControl
 from pilotlight.wire import platform_grpc, platform_pb2
 
 
-class ControlService(WebhookControl, WebControl, CordonControl, platform_grpc.ControlBase):
+class ControlService(WebhookControl, WebControl, CordonControl, AuditControl, BackupControl, platform_grpc.ControlBase):
     """Status, tokens, metrics."""
 
     def __init__(
@@ -37,6 +42,8 @@ class ControlService(WebhookControl, WebControl, CordonControl, platform_grpc.Co
         proxy_tokens: ProxyTokens,
         volumes: Volumes,
         cordons: Cordons,
+        audit: Audit,
+        backups: Backups,
     ) -> None:
         self._overview = overview
         self._tokens = tokens
@@ -47,6 +54,11 @@ class ControlService(WebhookControl, WebControl, CordonControl, platform_grpc.Co
         self._proxy_tokens = proxy_tokens
         self._volumes = volumes
         self._cordons = cordons
+        self._audit = audit
+        self._backups = backups
+
+    def __mapping__(self) -> dict[str, Handler]:
+        return observed_control(self._audit, super().__mapping__())
 
     async def Status(self, stream: Any) -> None:
         await stream.recv_message()

@@ -37,6 +37,8 @@ STATUS: dict[type[errors.PilotlightError], Status] = {
     errors.NotBuilt: Status.UNIMPLEMENTED,
 }
 
+Run = Callable[["Caller", Message], Awaitable[Message]]
+
 CONTAINER_CLIENT = api_pb2.CLIENT_TYPE_CONTAINER
 
 
@@ -51,6 +53,7 @@ class Caller:
     edge_base_url: str | None = None  # how this caller reaches the edge, where it differs from the public address
     idempotency_key: str = ""
     is_repeated: bool = False  # the client has asked before, under the same key
+    address: str = ""  # of the other end of the connection; empty for a task
 
     @property
     def is_container(self) -> bool:
@@ -72,6 +75,18 @@ class Guard(Protocol):
 
     async def keep(self, admitted: Any, reply: Message, /) -> None:
         """What the reply names is the container's to use from now on."""
+        ...
+
+
+class Observer(Protocol):
+    """Writes down what is asked for."""
+
+    def observe(self, name: str, run: "Run", /) -> "Run":
+        """The handler of a unary RPC, as one that is written down; one that is no action is left as it is."""
+        ...
+
+    def refused(self, name: str, caller: Caller, /) -> None:
+        """A caller has asked for what it may not do."""
         ...
 
 
@@ -97,9 +112,16 @@ def _to_grpc(error: BaseException, method: str) -> GRPCError:
 class Service:
     """The ModalClient service of one listener. One without a guard is for callers that may do everything."""
 
-    def __init__(self, handlers: Iterable[object], authenticate: Authenticator, guard: Guard | None = None) -> None:
+    def __init__(
+        self,
+        handlers: Iterable[object],
+        authenticate: Authenticator,
+        guard: Guard | None = None,
+        observer: Observer | None = None,
+    ) -> None:
         self._authenticate = authenticate
         self._guard = guard
+        self._observer = observer
         self._handlers: dict[str, Callable[..., Any]] = {}
         self.built: set[str] = set()
         for group in handlers:
@@ -125,7 +147,10 @@ class Service:
             )
         return mapping
 
-    def _unary(self, name: str, run: Callable[[Caller, Message], Awaitable[Message]]) -> Callable[[Any], Awaitable[None]]:
+    def _unary(self, name: str, run: Run) -> Callable[[Any], Awaitable[None]]:
+        if self._observer is not None:
+            run = self._observer.observe(name, run)
+
         async def serve(stream: Any) -> None:
             request = await stream.recv_message()
             try:
@@ -162,7 +187,12 @@ class Service:
             return None
         if self._guard is None:
             raise errors.NotAllowed(f"Containers are not served here ({name}).")
-        return await self._guard.admit(name, caller.task_id, request)
+        try:
+            return await self._guard.admit(name, caller.task_id, request)
+        except errors.NotAllowed:
+            if self._observer is not None:
+                self._observer.refused(name, caller)
+            raise
 
     def _refuse(self, name: str) -> Callable[[Any], Awaitable[None]]:
         async def serve(stream: Any) -> None:

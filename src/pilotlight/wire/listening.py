@@ -24,7 +24,10 @@ STREAMS_PER_CONNECTION = 10_000
 STREAM_WINDOW_BYTES = 16 * 1024 * 1024
 CONNECTION_WINDOW_BYTES = 64 * 1024 * 1024
 
-AUTHORITY = "x-pilotlight-authority"  # in a request's metadata: the host and port that the client asked, which grpclib leaves out
+# In a request's metadata, put there by us:
+AUTHORITY = "x-pilotlight-authority"  # the host and port that the client asked, which grpclib leaves out
+PEER = "x-pilotlight-peer"  # the address of the other end; empty on a unix socket
+OURS = (AUTHORITY, PEER)
 
 CONFIGURATION = Configuration(
     http2_connection_window_size=CONNECTION_WINDOW_BYTES,
@@ -83,13 +86,17 @@ class Server(GrpclibServer):
 
         def accept_with_authority(stream: Any, headers: Any, release_stream: Any) -> None:
             authority = next((value for name, value in headers if name == ":authority"), "")
-            kept = [header for header in headers if header[0] != AUTHORITY]
-            accept(stream, [*kept, (AUTHORITY, authority)], release_stream)
+            kept = [header for header in headers if header[0] not in OURS]
+            accept(stream, [*kept, (AUTHORITY, authority), (PEER, peer)], release_stream)
 
         protocol.handler.accept = accept_with_authority
         made: list[Any] = []
+        peer = ""
 
         def with_many_streams(bare: Any) -> None:
+            nonlocal peer
+            name = bare.get_extra_info("peername")
+            peer = str(name[0]) if isinstance(name, tuple) else ""
             transport = Corked(bare)
             made.append(transport)
             connection_made(transport)
