@@ -236,7 +236,7 @@ def task_of(definition: api_pb2.Function, digest: str, size: int, **fields: Any)
         ),
     )
     file = platform_pb2.MountEntry(path="/root/program.py", sha256=digest, size=size, mode=0o644)
-    values: dict[str, Any] = {"startup_timeout_s": 30, "input_timeout_s": 60, "grace_period_s": 5} | fields
+    values: dict[str, Any] = {"startup_timeout_s": 100, "input_timeout_s": 100, "grace_period_s": 30} | fields
     return platform_pb2.StartTask(
         task_id=TASK,
         arguments=arguments.SerializeToString(),
