@@ -28,7 +28,7 @@ ACTIONS: dict[str, tuple[str, ...]] = {
     **{"VolumeCopyFiles": ("volume_id", "dst_path"), "VolumeCopyFiles2": ("volume_id", "dst_path")},
     **{"VolumeRemoveFile": ("volume_id", "path"), "VolumeRemoveFile2": ("volume_id", "path")},
     **{"MountGetOrCreate": NAMED, "ImageDelete": ("image_id",), "ImageNameDelete": ("tag",), "ImagePublish": ("tag", "image_id")},
-    **{"EnvironmentCreate": ("name",), "EnvironmentDelete": ("name",), "EnvironmentUpdate": ("current_name", "name")},
+    **{"EnvironmentCreate": ("name",), "EnvironmentDelete": ("name",), "EnvironmentUpdate": ("current_name",)},
     **{"EnvironmentGetOrCreate": ("deployment_name",), "WorkspaceSetDefaultEnvironment": ("environment_name",)},
     **{"TokenDelete": ("token_id",), "TunnelStart": ("port",), "TunnelStop": ("port",)},
     **{"WebhookTokenCreate": ("name",), "WebhookTokenDelete": ("token_id",), "WebhookTokenUpdate": ("token_id", "name")},
