@@ -31,6 +31,7 @@ class Audit:
         self._now = now
         self._recent: OrderedDict[Key, float] = OrderedDict()
         self._written = asyncio.Event()
+        self._last: asyncio.Future[object] | None = None  # the newest event on its way to the disk
 
     def record(self, *, actor: str, address: str, action: str, about: str, outcome: str) -> None:
         """Write down an event."""
@@ -43,12 +44,14 @@ class Audit:
         if len(self._recent) > REMEMBERED:
             self._recent.popitem(last=False)
         event = Event(0, now, *key)
-        written = self._database.write_unattended(lambda connection: store.add(connection, event), "audit event", patient=True)
-        written.add_done_callback(lambda _: self._wake())
+        self._last = self._database.write_unattended(lambda connection: store.add(connection, event), "audit event", patient=True)
+        self._last.add_done_callback(lambda _: self._wake())
 
     async def events(self, *, since: float, after_id: int, limit: int, wait_s: float = 0.0) -> Sequence[Event]:
         """The newest events, oldest of them first. If there is none, waits for one for so long."""
         limit = min(limit, MAX_LISTED)
+        if self._last is not None:
+            await asyncio.wait((self._last,))  # what has happened is shown
         until = asyncio.get_running_loop().time() + min(wait_s, LONGEST_WAIT_S)
         while True:
             written = self._written
