@@ -79,7 +79,7 @@ def test_the_command_line_leaves_its_trace_and_shows_all(platform: Platform, mon
     listed = [json.loads(line) for line in shown.output.splitlines()]
     mine = [(e["actor"], e["action"], e["object"], e["outcome"]) for e in listed if token_id in e["object"]]
     assert mine == [("", "TokenCreate", f"ci/{token_id}", "OK"), ("", "TokenRevoke", token_id, "OK")]
-    table = CliRunner().invoke(main, ["audit", "--since", "1h", "--limit", "5", *at]).output
+    table = CliRunner(env={"COLUMNS": "300"}).invoke(main, ["audit", "--since", "1h", "--limit", "5", *at]).output
     assert "this machine" in table and "TokenRevoke" in table
     assert "TokenRevoke" not in CliRunner().invoke(main, ["audit", "--since", "2999-01-01", *at]).output
     assert CliRunner().invoke(main, ["audit", "--since", "soon", *at]).exit_code == 2
