@@ -9,15 +9,16 @@ import shutil
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from pilotlight.config import Settings
 from tests.chaos import campaign, schedule, verdict
 from tests.chaos.clients import ROLES
 from tests.chaos.clock import Clock
-from tests.chaos.disk import Disk
+from tests.chaos.disk import Disk, see_mounts_alone
 from tests.chaos.schedule import OF_A_CLOCK, Kind
-from tests.chaos.target import Target, free_address
+from tests.chaos.target import PlatformFailed, Target, free_address
 
 DISK_MIB = 8192
 
@@ -45,6 +46,7 @@ def main() -> int:
     if os.geteuid() != 0:
         print("Containers and file systems need root.", file=sys.stderr)
         return 2
+    see_mounts_alone()
     directory = (options.directory or Path(tempfile.mkdtemp(prefix="pilotlight-chaos-"))).resolve()
     roles = options.roles.split(",") if options.roles else list(ROLES)
     report = _on_a_disk(directory, events, options, roles, has_clock=has_clock)
@@ -65,7 +67,8 @@ def main() -> int:
 def _on_a_disk(
     directory: Path, events: list[schedule.Event], options: argparse.Namespace, roles: list[str], *, has_clock: bool
 ) -> campaign.Report:
-    directory.mkdir(parents=True, exist_ok=True)
+    run = directory / f"run-{options.seed}-{int(time.time())}"
+    run.mkdir(parents=True)
     disk = Disk(directory / "disk.img", directory / "disk")
     if not (directory / "disk.img").exists():
         disk.make(DISK_MIB)
@@ -81,14 +84,17 @@ def _on_a_disk(
                 events,
                 seed=options.seed,
                 minutes=options.minutes,
-                directory=directory / f"run-{options.seed}-{int(time.time())}",
+                directory=run,
                 say=say,
                 roles=roles,
                 count_traces=not options.no_traces,
             )
         finally:
-            shutil.copytree(settings.process_logs_dir, directory / f"logs-{int(time.time())}")
-            target.down()
+            with suppress(shutil.Error):  # of a disk that has lost its power
+                shutil.copytree(settings.process_logs_dir, run / "logs")
+            with suppress(PlatformFailed):
+                target.down()
+            target.kill_all()
     finally:
         disk.unmount()
 

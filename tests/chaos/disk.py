@@ -18,10 +18,21 @@ from pathlib import Path
 
 OPTIONS = "loop,commit=60,data=writeback,noauto_da_alloc"
 _SHUTDOWN, _NO_LOG_FLUSH = 0x8004587D, 2  # EXT4_IOC_SHUTDOWN, EXT4_GOING_FLAGS_NOLOGFLUSH: linux/ext4.h
+_NEW_NAMESPACE = 0x00020000  # CLONE_NEWNS: linux/sched.h
 _FREEZE, _THAW = 0xC0045877, 0xC0045878  # FIFREEZE, FITHAW: linux/fs.h
 BLOCK_BYTES = 4096
+LET_GO_S = 0.5
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+def see_mounts_alone() -> None:
+    """From now on what this process and its children mount is seen by them alone, and gone with them: namespaces that others on
+    the machine make meanwhile would hold it. To be called before there are threads."""
+    if _libc.unshare(_NEW_NAMESPACE):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    _run("mount", "--make-rprivate", "/")
 
 
 class Disk:
@@ -48,15 +59,25 @@ class Disk:
 
     def unmount(self) -> None:
         self.thaw()
-        _run("umount", str(self.path))
+        _run("umount", "--lazy", str(self.path))
 
-    def wait_until_gone(self, limit_s: float) -> None:
-        """Return when no mount namespace holds the unmounted file system any more: until then another mount would be the same."""
-        deadline = time.monotonic() + limit_s
-        while attached := _run("losetup", "--associated", str(self._image)).strip():
+    def come_back(self) -> None:
+        """The disk after a loss of power, mounted anew.
+
+        Namespaces that others made meanwhile may hold the old mount for as long as they live, and a second mount of the same file
+        would be that one: then what is on the disk goes to another file.
+        """
+        self.thaw()
+        _run("umount", "--lazy", str(self.path))
+        deadline = time.monotonic() + LET_GO_S
+        while _run("losetup", "--associated", str(self._image)).strip():
             if time.monotonic() > deadline:
-                raise RuntimeError(f"not let go of within {limit_s:.0f} s: {attached}")
+                copy = self._image.with_suffix(".new")
+                _run("cp", "--sparse=always", str(self._image), str(copy))
+                copy.replace(self._image)
+                break
             time.sleep(0.05)
+        self.mount()
 
     def fill(self) -> None:
         """Leave no room."""

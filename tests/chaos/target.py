@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pilotlight.config import Settings
-from pilotlight.supervisor import leftovers, lock
+from pilotlight.supervisor import leftovers
 from pilotlight.supervisor.watch import PROCESSES_FILE
 from tests.chaos.clock import Clock
 from tests.chaos.disk import Disk
@@ -120,10 +120,9 @@ class Target:
 
     def kill_all(self) -> None:
         """The supervisor, its processes and those of all containers, as when somebody kills them all, or the power goes."""
-        supervisor = lock.holder(self.settings)
+        supervisor = [pid for role, pid in self.pids().items() if role == "supervisor" and _is_pilotlight(pid)]
         inside = [pid for pids in self.containers().values() for pid in pids]
-        first = [supervisor.pid] if supervisor and supervisor.pid else []
-        self.kill([*first, *leftovers.processes_of(self.settings), *inside])
+        self.kill([*supervisor, *leftovers.processes_of(self.settings), *inside])
         # What was forked in that instant is an orphan of the first ones.
         self.kill([*leftovers.processes_of(self.settings), *(pid for pids in self.containers().values() for pid in pids)])
 
@@ -135,9 +134,7 @@ class Target:
         self.kill_all()
         leftovers.remove_run_dir(self.settings)
         shutil.rmtree(self.settings.run_dir, ignore_errors=True)
-        self.disk.unmount()
-        self.disk.wait_until_gone(GONE_WAIT_S)
-        self.disk.mount()
+        self.disk.come_back()
 
     # ---- the stream of the node ----
 
@@ -151,6 +148,12 @@ class Target:
             return sum(_shut_down(server, fd) for fd, inode in _sockets_of(self.pids().get("server", 0)) if inode in inodes)
         finally:
             os.close(server)
+
+
+def _is_pilotlight(pid: int) -> bool:
+    with suppress(OSError):
+        return b"pilotlight" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
 
 
 def send(pidfd: int, number: int) -> bool:

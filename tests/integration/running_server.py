@@ -78,9 +78,9 @@ class UseCases:
         ]
 
 
-async def assemble(state: Path, signing_key: bytes, edge_url: str = "http://127.0.0.1:9") -> UseCases:
+async def assemble(state: Path, signing_key: bytes, edge_url: str = "http://127.0.0.1:9", synchronous: str = "NORMAL") -> UseCases:
     """The use cases over a state directory, ready to be called."""
-    engine = open_engine(state / "pilotlight.db", "NORMAL")
+    engine = open_engine(state / "pilotlight.db", synchronous)
     migrate(engine)
     database = Database(engine)
     objects = Objects(state / "objects")
@@ -143,6 +143,7 @@ class RunningServer:
 
     state: Path
     port: int = 0
+    synchronous: str = "NORMAL"  # as Settings has it
     use_cases: UseCases = field(init=False)
     _ready: threading.Event = field(default_factory=threading.Event)
     _failure: BaseException | None = None
@@ -187,7 +188,7 @@ class RunningServer:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         key = load_or_create_key(self.state / "keys" / "signing.key")
         edge = socket.create_server(("127.0.0.1", 0))
-        self.use_cases = await assemble(self.state, key, f"http://127.0.0.1:{edge.getsockname()[1]}")
+        self.use_cases = await assemble(self.state, key, f"http://127.0.0.1:{edge.getsockname()[1]}", self.synchronous)
         edge_server = uvicorn.Server(
             uvicorn.Config(self._edge(key), http="httptools", lifespan="off", log_config=None, timeout_graceful_shutdown=1)
         )
