@@ -49,6 +49,19 @@ class Hook:
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """What a template is made of, from which containers are forked: all that many containers of an image have in common.
+
+    `args` is their program, `env` that part of their environment that holds nothing of one of them; `modules` are imported ahead.
+    """
+
+    layers: tuple[Path, ...]
+    args: tuple[str, ...]
+    env: Mapping[str, str]
+    modules: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class ContainerSpec:
     """One container: its root file system, its process, its limits.
 
@@ -74,6 +87,7 @@ class ContainerSpec:
     upper: Path | None = None
     gpus: tuple[str, ...] = ()  # uuids
     hooks: tuple[Hook, ...] = ()
+    recipe: Recipe | None = None  # of a template from which it may be forked
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ MNT_DETACH = 2
 
 _AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000
 _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
-_MOVE_MOUNT_F_EMPTY_PATH = 4
+_MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_EMPTY_PATH = 4, 0x40
 _MOUNT_ATTR_IDMAP = 0x100000
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 1, 2, 4, 8
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_IN_ROOT = 0x02, 0x10
@@ -89,10 +89,11 @@ def open_path_in_root(root: int, path: str) -> int:
     return _checked(_libc.syscall(_OPENAT2, root, _name(path), how, size), f"find {path}")
 
 
-def bind(source: str | Path, target: str | Path, *, idmap_fd: int | None = None, attributes: int = 0) -> None:
+def bind(source: str | Path, target: str | Path | int, *, idmap_fd: int | None = None, attributes: int = 0) -> None:
     """Attach a clone of the mount at source, seen through the id map of a user namespace if one is given (kernel >= 5.12).
 
-    `attributes`, MOUNT_ATTR_…, are added to those that the mount has. What is mounted below source stays out.
+    `target` may be an open file. `attributes`, MOUNT_ATTR_…, are added to those that the mount has. What is mounted below source
+    stays out.
     """
     flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC
     tree = _checked(_libc.syscall(_OPEN_TREE, _AT_FDCWD, _name(source), flags), f"open {source}")
@@ -102,7 +103,10 @@ def bind(source: str | Path, target: str | Path, *, idmap_fd: int | None = None,
             mount_attr = (ctypes.c_uint64 * 4)(added, 0, 0, 0 if idmap_fd is None else idmap_fd)  # set, clear, propagation, fd
             size = ctypes.c_size_t(ctypes.sizeof(mount_attr))
             _checked(_libc.syscall(_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, mount_attr, size), f"map the ids of {source}")
-        moved = _libc.syscall(_MOVE_MOUNT, tree, b"", _AT_FDCWD, _name(target), _MOVE_MOUNT_F_EMPTY_PATH)
+        if isinstance(target, int):
+            moved = _libc.syscall(_MOVE_MOUNT, tree, b"", target, b"", _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH)
+        else:
+            moved = _libc.syscall(_MOVE_MOUNT, tree, b"", _AT_FDCWD, _name(target), _MOVE_MOUNT_F_EMPTY_PATH)
         _checked(moved, f"attach {source} at {target}")
     finally:
         os.close(tree)

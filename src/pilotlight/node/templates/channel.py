@@ -1,0 +1,89 @@
+"""Messages between the agent and a template, or a child of it: JSON in packets, with descriptors.
+
+Owns one invariant: what comes from the other end is never trusted to be well-formed, short, or in time; who sent it is told by the
+kernel. All calls block, with a limit. Sources: unix(7), SCM_CREDENTIALS and SCM_RIGHTS.
+"""
+
+import array
+import json
+import os
+import socket
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+from pilotlight.core.errors import PilotlightError
+
+MESSAGE_BYTES = 160 * 1024  # a packet must fit into the socket's buffer
+_CREDENTIALS = struct.Struct("iII")
+
+
+class TemplateFault(PilotlightError):
+    """A template, or a child of it, did not do what it should; the container starts the ordinary way."""
+
+
+class Channel:
+    """One end of a pair of sockets for packets."""
+
+    def __init__(self, ours: socket.socket, timeout_s: float) -> None:
+        self._socket = ours
+        self._socket.settimeout(timeout_s)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+
+    @classmethod
+    def pair(cls, timeout_s: float) -> "tuple[Channel, socket.socket]":
+        """Ours, and the other end to give away."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        return cls(ours, timeout_s), theirs
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def send(self, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
+        """Raises TemplateFault where nobody takes it."""
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        try:
+            self._socket.sendmsg([json.dumps(message).encode()], ancillary)
+        except OSError as error:
+            raise TemplateFault(f"It takes no messages: {error or type(error).__name__}.") from error
+
+    def receive(self, wanted: str) -> "tuple[dict[str, Any], int]":
+        """The next message, which must have the key `wanted`, and its sender's pid on this machine. Raises TemplateFault."""
+        try:
+            data, ancillary, _, _ = self._socket.recvmsg(
+                MESSAGE_BYTES, socket.CMSG_SPACE(_CREDENTIALS.size), socket.MSG_CMSG_CLOEXEC
+            )
+        except OSError as error:
+            raise TemplateFault(f"It did not answer ({wanted}): {error or type(error).__name__}.") from error
+        pid = 0
+        for level, kind, body in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+                pid = _CREDENTIALS.unpack(body)[0]
+            elif (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                fds = array.array("i")
+                fds.frombytes(body[: len(body) - len(body) % fds.itemsize])
+                for fd in fds:
+                    os.close(fd)  # nobody is asked for any
+        message = _parsed(data)
+        if wanted not in message:
+            raise TemplateFault(f"It ended before it said {wanted!r}: {message.get('error') or 'no reason was given'}.")
+        return message, pid
+
+    def last_words(self) -> dict[str, Any]:
+        """A message that is there already; empty if there is none."""
+        try:
+            self._socket.setblocking(False)
+            return _parsed(self._socket.recv(MESSAGE_BYTES))
+        except OSError:
+            return {}
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(data or b"{}")
+    except ValueError:
+        message = None
+    return message if isinstance(message, dict) else {"error": "what it said can't be understood"}

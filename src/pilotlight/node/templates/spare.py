@@ -1,0 +1,100 @@
+"""A spare child of a template: the first process of a container that is not known yet.
+
+Owns one invariant: a spare has its namespaces, its network and its control groups, and nothing of any function. What it becomes is
+decided by `warm`. All calls block: use them on the set-up threads.
+"""
+
+import contextlib
+import itertools
+import os
+import select
+import signal
+from dataclasses import dataclass
+
+from pilotlight.node import cgroups
+from pilotlight.node.network import Port
+from pilotlight.node.setup import Setup, kill_and_wait
+from pilotlight.node.templates.channel import Channel, TemplateFault
+from pilotlight.node.templates.template import Template
+
+KILLED = 128 + signal.SIGKILL
+_numbers = itertools.count(1)
+
+
+@dataclass
+class Spare:
+    """One of them. `pid` is the process's on this machine."""
+
+    template: Template
+    channel: Channel
+    group: cgroups.Group
+    port: Port | None = None
+    network: int = -1
+    pid: int = 0
+    pidfd: int = -1
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it still waits."""
+        poll = select.poll()  # it is not our child: its end is known by its pidfd alone
+        poll.register(self.pidfd, select.POLLIN)
+        return not poll.poll(0)
+
+    def exit_code(self) -> int:
+        """Of the program that it became the init of; it says so itself, unless it was killed."""
+        code = self.channel.last_words().get("exit")
+        return code if isinstance(code, int) and 0 <= code < KILLED else KILLED
+
+    def close(self) -> None:
+        """Close what only the agent has of it; safe to repeat."""
+        self.channel.close()
+        if self.network >= 0:
+            os.close(self.network)
+            self.network = -1
+
+
+def make_spare(setup: Setup, template: Template) -> Spare:
+    """Fork one and wait until it is one. Raises PilotlightError or OSError, with everything undone."""
+    spare = Spare(template, template.fork(), setup.groups.of(f"spare-{next(_numbers)}"))
+    try:
+        spare.group.create(cgroups.Limits())
+        spare.network = template.make_network()
+        setup.network.tune(spare.network, _sysctls(setup))
+        spare.port = setup.network.take_port()
+        setup.network.attach(spare.port, spare.network)
+        _, spare.pid = spare.channel.receive("born")
+        spare.pidfd = os.pidfd_open(spare.pid)
+        spare.channel.send({}, [spare.network])
+        spare.group.take_in(spare.pid)
+        spare.channel.receive("staged")
+        spare.channel.send({})
+        spare.channel.receive("spare")
+    except ProcessLookupError as error:
+        discard(setup, spare)
+        raise TemplateFault(f"A fork of it ended at once: {error}.") from error
+    except BaseException:
+        discard(setup, spare)
+        raise
+    return spare
+
+
+def discard(setup: Setup, spare: Spare) -> None:
+    """Remove it and all that it holds."""
+    spare.close()
+    if spare.pidfd >= 0:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(spare.pidfd, signal.SIGKILL)
+        kill_and_wait({spare.pid})
+        os.close(spare.pidfd)
+        spare.pidfd = -1
+    if spare.port is not None:
+        setup.network.detach(spare.port)
+        spare.port = None
+    kill_and_wait(spare.group.processes())
+    spare.group.remove()
+
+
+def _sysctls(setup: Setup) -> dict[str, str]:
+    # The kernel reads these group ids as the writer's.
+    ids = setup.ids
+    return {**setup.sysctls, "net.ipv4.ping_group_range": f"{ids.first} {ids.first + ids.count - 1}"}

@@ -1,0 +1,215 @@
+"""One template: a container of ours in which the image's Python waits to be forked.
+
+Owns one invariant: a template is made, confined and looked at before it runs anything of the image, and it knows nothing of any
+app: no secret, no argument, no mount of a function. Its first process is an idle init, so that the containers forked from it, whose
+pid namespaces lie below its own, survive the interpreter's end. All calls block: use them on the set-up threads.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from pilotlight.core.containers import Bind, ContainerSpec, Recipe
+from pilotlight.node import bundle
+from pilotlight.node.setup import Setup, Started
+from pilotlight.node.templates import confinement
+from pilotlight.node.templates.channel import Channel, TemplateFault
+from pilotlight.node.templates.usher import Usher
+
+log = structlog.get_logger()
+
+PROGRAM = Path(__file__).with_name("program")
+GUEST_PROGRAM = "/__pilotlight/warm"
+STAGE = "/__pilotlight/stage"
+STAGED = ("root", "dev", "proc", "sys")
+LOAD_TIMEOUT_S = 30.0  # for what the image's modules do at import
+ANSWER_TIMEOUT_S = 2.0
+PIDS = 512
+OUTPUT_BYTES = 4096  # of what it printed, for the log
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a template says of itself: the variables that were read by its imports, and what could not be imported."""
+
+    read: frozenset[str] = frozenset()
+    failed: dict[str, str] = field(default_factory=dict[str, str])
+    took_ms: float = 0.0
+
+
+class Template:
+    """A running one."""
+
+    def __init__(self, recipe: Recipe, started: Started, setup: Setup) -> None:
+        self.recipe = recipe
+        self.started = started
+        self.loaded = Loaded()
+        self.user_namespace = 0  # inode: the one below which those of its children lie
+        self.devices = frozenset[str]()  # on which its files are
+        self.pid = 0
+        self.pidfd = -1
+        self._setup = setup
+        self._channel: Channel | None = None
+        self._usher: Usher | None = None
+        self._output = -1
+        self._process: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, setup: Setup, recipe: Recipe, number: int) -> "Template":
+        """Start one, and return when it waits. Raises PilotlightError, with everything undone."""
+        spec = ContainerSpec(
+            container_id=f"template-{number}",
+            layers=recipe.layers,
+            args=recipe.args,
+            binds=(Bind(PROGRAM, GUEST_PROGRAM),),
+            pids_limit=PIDS,
+            block_network=True,
+        )
+        template = cls(recipe, setup.prepare(spec), setup)
+        try:
+            template._make_room(spec)
+            template._load()
+        except BaseException as error:
+            said = template._said()
+            template.close()
+            if isinstance(error, OSError):
+                raise TemplateFault(f"A template could not be set up: {error}.") from error
+            if said:
+                log.info("template.said", template=spec.container_id, output=said)
+            raise
+        return template
+
+    def _make_room(self, spec: ContainerSpec) -> None:
+        """The container without the interpreter."""
+        setup, started = self._setup, self.started
+        setup.reserve(spec, started)
+        for name in STAGED:
+            (started.directory / "points" / f"{STAGE}/{name}".lstrip("/")).mkdir(parents=True)
+        setup.limit(spec, started)
+        with setup.stage.private():
+            document = _confined(bundle.config(setup.furnish(spec, started)))
+            setup.create(started, document, subprocess.DEVNULL, subprocess.DEVNULL)
+        setup.call_runtime(started, "start", started.container_id)
+        self.user_namespace = Path(f"/proc/{started.pid}/ns/user").stat().st_ino
+        # As the kernel's list of mappings names them: the overlay, or before Linux 6.8 what is below it.
+        places = {Path(f"/proc/{started.pid}/root").stat().st_dev, *(layer.stat().st_dev for layer in spec.layers)}
+        self.devices = frozenset(f"{os.major(place):02x}:{os.minor(place):02x}" for place in places)
+        self._process = document["process"]
+
+    def _load(self) -> None:
+        """Start the interpreter, and wait until it has imported what it should."""
+        setup, started, recipe = self._setup, self.started, self.recipe
+        path = recipe.env.get("PYTHONPATH", "")
+        env = {**recipe.env, "PYTHONPATH": f"{GUEST_PROGRAM}:{path}" if path else GUEST_PROGRAM}
+        process = {**self._process, "args": list(recipe.args), "env": [f"{name}={value}" for name, value in env.items()]}
+        process_file, pid_file = started.directory / "process.json", started.directory / "interpreter"
+        process_file.write_text(json.dumps(process))
+        self._channel, theirs = Channel.pair(LOAD_TIMEOUT_S)
+        self._output, output = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._output, False)
+        try:
+            arguments = ("--detach", "--pid-file", str(pid_file), "--process", str(process_file), started.container_id)
+            setup.call_runtime(
+                started, "exec", *arguments, stdin=theirs.fileno(), stdout=output, stderr=output, group=started.group
+            )
+        finally:
+            theirs.close()
+            os.close(output)
+        self.pid = int(pid_file.read_text())
+        self.pidfd = os.pidfd_open(self.pid)
+        self._channel.send({"modules": list(recipe.modules)})
+        ready, _ = self._channel.receive("ready")
+        if ready.get("threads") != 1:
+            raise TemplateFault(f"What it imported began {ready.get('threads')} threads, which no fork has.")
+        self.loaded = Loaded(_names(ready.get("read")), _reasons(ready.get("failed")), float(ready.get("took_ms") or 0))
+        self._usher = Usher(started.pid)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the interpreter runs."""
+        return self.pidfd >= 0 and not _has_ended(self.pidfd)
+
+    def fork(self) -> Channel:
+        """Ask for a child; what it says comes by the channel. Any thread may call."""
+        channel, theirs = Channel.pair(ANSWER_TIMEOUT_S)
+        try:
+            assert self._channel is not None
+            self._channel.send({"masked": list(bundle.MASKED), "read_only": list(bundle.READ_ONLY)}, [theirs.fileno()])
+        except BaseException:
+            channel.close()
+            raise
+        finally:
+            theirs.close()
+        return channel
+
+    def make_network(self) -> int:
+        """A descriptor of a network namespace that its children may enter."""
+        with self._lock:
+            assert self._usher is not None
+            return self._usher.make()
+
+    def end(self) -> None:
+        """No more forks: the interpreter ends, its children live on. Safe to repeat."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        if self._usher is not None:
+            self._usher.close()
+            self._usher = None
+        if self.pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+            os.close(self.pidfd)
+            self.pidfd = -1
+        if self._output >= 0:
+            os.close(self._output)
+            self._output = -1
+
+    def close(self) -> None:
+        """Remove it, and with it all of its children that still run."""
+        self.end()
+        self._setup.undo(self.started)
+
+    def _said(self) -> str:
+        """What it printed."""
+        if self._output < 0:
+            return ""
+        with contextlib.suppress(BlockingIOError):
+            return os.read(self._output, OUTPUT_BYTES).decode(errors="replace")
+        return ""
+
+
+def _confined(document: dict[str, Any]) -> dict[str, Any]:
+    """The bundle of a container as that of a template."""
+    held = list(confinement.CAPABILITIES)
+    process = {**document["process"], "args": [bundle.INIT_TARGET, "-P"]}
+    process["capabilities"] = {"bounding": held, "effective": held, "permitted": held, "inheritable": [], "ambient": []}
+    # A child may mount a proc of its own only where it sees one that hides nothing; it masks its own.
+    linux = {**document["linux"], "seccomp": confinement.profile(), "maskedPaths": [], "readonlyPaths": []}
+    return {**document, "root": {**document["root"], "readonly": True}, "process": process, "linux": linux}
+
+
+def _names(value: Any) -> frozenset[str]:
+    return frozenset(map(str, value)) if isinstance(value, list) else frozenset()
+
+
+def _reasons(value: Any) -> dict[str, str]:
+    return {str(name): str(reason) for name, reason in value.items()} if isinstance(value, dict) else {}
+
+
+def _has_ended(pidfd: int) -> bool:
+    try:
+        return os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return True
