@@ -52,6 +52,10 @@ class Served(Protocol):
         ...
 
     async def put_outputs(self, request: bytes) -> None:
+    def works_on(self, call_id: str) -> bool:
+        """Whether the container has an input of this call."""
+        ...
+
         """Keep a serialized FunctionPutOutputsRequest until it is stored; returns at once, unless too many wait for that."""
         ...
 
@@ -152,6 +156,7 @@ class Gateway:
                 await stream.send_message(chunk)
 
     async def _put_data_out(self, stream: Any) -> None:
+            self._require_call(request.function_call_id)
         """The reply waits until the edge can take more, so that the program does."""
         data = await stream.recv_message()
         call_id = leading_string(data, _CALL_ID) or api_pb2.FunctionCallPutDataRequest.FromString(data).function_call_id
@@ -166,9 +171,19 @@ class Gateway:
         await stream.recv_message()
         self._task.serve_port()
         await stream.send_message(EMPTY)
+            # A message may name its call twice: what counts is what the server reads in it.
+            self._require_call(api_pb2.FunctionCallPutDataRequest.FromString(data).function_call_id)
 
     async def _heartbeat(self, stream: Any) -> None:
         await stream.recv_message()
+    def _require_call(self, call_id: str) -> None:
+        """Only who works on a call adds to what it yields, or reads what is sent to it."""
+        if not self._task.works_on(call_id):
+            raise GRPCError(
+                Status.PERMISSION_DENIED,
+                f"Container {self._task.task_id} does not work on function call {call_id}, and may not speak for it.",
+            )
+
         reply = api_pb2.ContainerHeartbeatResponse()
         if input_ids := await self._task.next_cancellation(HEARTBEAT_HOLD_S):
             reply.cancel_input_event.input_ids.extend(input_ids)

@@ -145,6 +145,10 @@ class Inputs:
     def is_running(self, input_id: str) -> bool:
         return input_id in self._running
 
+    def works_on(self, call_id: str) -> bool:
+        """Whether an input of this call is running."""
+        return any(running.call_id == call_id for running in self._running.values())
+
     @property
     def is_leaving(self) -> bool:
         """Whether nothing more is to be delivered."""

@@ -285,6 +285,10 @@ class Task:
     def hand_back(self, batch: Batch) -> None:
         """These did not reach the container."""
         self._inputs.hand_back(batch)
+    def works_on(self, call_id: str) -> bool:
+        """Whether the container has an input of this call."""
+        return self._inputs.works_on(call_id)
+
 
     async def put_outputs(self, request: bytes) -> None:
         """Take a serialized FunctionPutOutputsRequest: it is kept here until it is stored, so the container may go on at once."""
