@@ -12,7 +12,7 @@ from pilotlight.config import Settings
 from pilotlight.core.errors import Busy, PilotlightError
 from pilotlight.wire.platform_grpc import ControlStub
 
-TIMEOUT_S = 5.0
+TIMEOUT_S = 20.0  # a server that is just being restarted keeps its callers waiting, on a busy machine for many seconds
 
 Reply = TypeVar("Reply")
 
