@@ -39,6 +39,7 @@ from pilotlight.control.pools import Pools
 from pilotlight.control.proxy_tokens import ProxyTokens
 from pilotlight.control.queues import Queues
 from pilotlight.control.recovery import Recovery
+from pilotlight.control.refusals import Refusals
 from pilotlight.control.replies import Replies
 from pilotlight.control.schedules import Schedules
 from pilotlight.control.secrets import Secrets
@@ -276,6 +277,7 @@ class Server:
         self.audit = Audit(database=database, retention_s=settings.audit_ttl_s, now=self.clock.careful)
         databases = (settings.database_path, settings.log_database_path)
         self.backups = Backups(paths=databases, place=settings.snapshots_dir, garbage=self.garbage)
+        self.refusals = Refusals()
         self.overview = Overview(
             apps=self.apps,
             calls=self.calls,
@@ -287,6 +289,7 @@ class Server:
             garbage=self.garbage,
             webhooks=self.webhook_deliveries,
             unplaced=self.unplaced,
+            refusals=self.refusals,
         )
 
     def _connect(self) -> None:
@@ -327,6 +330,7 @@ class Server:
         await server.tunnels.restore()
         await server.webhooks.restore()
         await server.cordons.restore()
+        await server.images.restore()
         await server.recovery.restore()
         await server.permissions.restore()
         await server.autoscalers.restore()
@@ -379,6 +383,7 @@ class Server:
             node_output=self.node_output,
             garbage=self.garbage,
             gpu_tasks=self.gpu_tasks,
+            refusals=self.refusals,
             node_token=self.node_token,
             max_containers=self.settings.max_containers_per_node,
         )

@@ -5,12 +5,13 @@ the runtime would.
 """
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -158,13 +159,15 @@ def attempt(settings: Settings, rootfs: Path, tmp_path: Path, match: str) -> Non
 
     async def check() -> None:
         async with opened(settings) as runtime:
-            output = Output()
+            output, told = Output(), list[tuple[str, Sequence[str]]]()
+            runtime.on_refused(lambda *refusal: told.append(refusal))
             with pytest.raises(errors.NotIsolated, match=match):
                 container = await runtime.start(
                     shell(rootfs, script, env={"SECRET": "s"}, binds=(Bind(proof, "/proof", read_only=False, needs_ids=True),)),
                     output,
                 )
                 await container.wait()
+            assert [container_id for container_id, _ in told] == ["ta-test"] and re.search(match, "; ".join(told[0][1]))
             assert not output.data[1] and not list(proof.iterdir())
             ended, _ = await run(runtime, shell(rootfs, "exit 3", "ta-next"))  # nothing of it is in the way of others
             assert ended.code in (3, 0)

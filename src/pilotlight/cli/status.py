@@ -70,6 +70,11 @@ TABLES: tuple[tuple[str, str, Mapping[str, str]], ...] = (
         },
     ),
     ("Crashing", "crashing", {"Function": "function", "App": "app_name", "In a row": "crashes", "Why": "why"}),
+    (
+        "Not isolated: killed before they began",
+        "refused",
+        {"Container": "container", "Node": "node_name", "At": "refused_at", "Why": "why"},
+    ),
     ("Waiting", "waiting", {"Function": "function", "App": "app_name", "Inputs": "inputs", "Why": "why"}),
     (
         "Schedules",

@@ -23,6 +23,7 @@ from pilotlight.control.images import Images
 from pilotlight.control.live import LiveTask, Pool
 from pilotlight.control.nodes import Nodes
 from pilotlight.control.pools import Pools
+from pilotlight.control.refusals import Refusals
 from pilotlight.control.schedules import Schedules
 from pilotlight.control.tasks import Tasks
 from pilotlight.control.unplaced import UnplacedPools
@@ -46,6 +47,7 @@ class Overview(Collector):
         garbage: Garbage,
         webhooks: WebhookDeliveries,
         unplaced: UnplacedPools,
+        refusals: Refusals,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._apps = apps
@@ -58,6 +60,7 @@ class Overview(Collector):
         self._garbage = garbage
         self._webhooks = webhooks
         self._unplaced = unplaced
+        self._refusals = refusals
         self._now = now
         self._started_at = now()
         self._registry = CollectorRegistry(auto_describe=False)
@@ -81,6 +84,15 @@ class Overview(Collector):
                 {**self._function(pool), "crashes": pool.crashes, "why": pool.last_failure}
                 for pool in self._pools
                 if is_crash_loop(pool)
+            ],
+            "refused": [
+                {
+                    "container": refusal.container_id,
+                    "node_name": refusal.node_name,
+                    "refused_at": refusal.at,
+                    "why": "; ".join(refusal.faults),
+                }
+                for refusal in self._refusals.recent()
             ],
             "schedules": self._schedule_list(),
             "builds": [{"image_id": build.image_id, "state": "building", "step": build.step} for build in self._images.builds],
@@ -196,6 +208,11 @@ class Overview(Collector):
         for state in TaskState:
             containers.add_metric([state.value], sum(task.state is state for task in tasks))
         yield containers
+        yield CounterMetricFamily(
+            "pilotlight_containers_refused",
+            "Containers killed before they began, not being isolated as they should be",
+            value=self._refusals.total,
+        )
         waiting = GaugeMetricFamily("pilotlight_inputs_waiting", "Inputs in the queue of a function", labels=["app", "function"])
         for pool in self._pools:
             waiting.add_metric([pool.function.app_id, pool.function.tag], pool.waiting)

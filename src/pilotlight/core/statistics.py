@@ -6,7 +6,9 @@ from collections.abc import Sequence
 LONGEST_SPAN_S = 7 * 24 * 3600.0
 PERCENTILES = (5_000, 9_000, 9_500, 9_900)  # in basis points
 
-_ERRORS = frozenset({"oom", "setup_failed", "not_isolated", "startup_timeout", "input_timeout", "gpu_failed", "lost", "lost with its node"})
+_ERRORS = frozenset(
+    {"oom", "setup_failed", "not_isolated", "startup_timeout", "input_timeout", "gpu_failed", "lost", "lost with its node"}
+)
 
 
 def percentiles(values: Sequence[float]) -> list[tuple[int, float]]:

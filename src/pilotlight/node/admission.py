@@ -6,7 +6,7 @@ its way into our init (the system call filter is the last thing that the runtime
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +26,8 @@ class Admission:
     """The check, and what it must know of all live containers. Its calls block for a millisecond; any thread may call."""
 
     def __init__(self) -> None:
+        self.on_refused: Callable[[str, Sequence[str]], object] = lambda *_: None
+        """Told the container and its faults, on the thread that looked at it."""
         self.host: dict[str, int] = {}
         self._stage = 0
         self._users: dict[tuple[str, int], tuple[str, int]] = {}  # (kind, inode) → (container, pid of its init)
@@ -57,6 +59,7 @@ class Admission:
             found.append(f"processes that are not its own are in its control group: {sorted(strangers)}")
         if found:
             log.error("container.not_isolated", container=container_id, faults=found)
+            self.on_refused(container_id, found)
             raise NotIsolated(
                 f"Container {container_id} was stopped before it began, for it is not isolated as it should be: {'; '.join(found)}."
                 " `pilotlight doctor` looks for causes on this machine; docs/security.md tells what is checked.",

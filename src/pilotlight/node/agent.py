@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,11 @@ class Agent:
             await asyncio.gather(link, return_exceptions=True)
             self._relay.close()
             await asyncio.to_thread(self._gpus.close)
+
+    def refused(self, container_id: str, faults: Sequence[str]) -> None:
+        """The runtime has killed a container before it began."""
+        event = platform_pb2.ContainerRefused(container_id=container_id, faults=faults, at_ns=time.time_ns())
+        self._outbox.orderly(platform_pb2.NodeEvent(container_refused=event))
 
     def _gpu_failed(self, uuid: str, problem: str) -> None:
         if self._gpus.fail(uuid, problem):
@@ -261,6 +267,8 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
             allow_local=settings.bucket_allow_local,
         )
         agent = Agent(settings, starter, packer, builder, surroundings, garbage, gpus, buckets)
+        loop = asyncio.get_running_loop()
+        runtime.on_refused(lambda *told: loop.call_soon_threadsafe(agent.refused, *told))
         running = asyncio.get_running_loop().create_task(agent.run())
         known = asyncio.get_running_loop().create_task(agent.connected.wait())
         known.add_done_callback(lambda done: None if done.cancelled() else ready())

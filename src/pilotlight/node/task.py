@@ -15,7 +15,7 @@ import structlog
 from modal_proto import api_pb2
 
 from pilotlight.core.containers import ContainerSpec, Exit, OnOutput, RunningContainer
-from pilotlight.core.errors import InvalidInput, PilotlightError
+from pilotlight.core.errors import InvalidInput, NotIsolated, PilotlightError
 from pilotlight.node.answers import Answer, Answers
 from pilotlight.node.inputs import Batch, Inputs
 from pilotlight.node.outbox import Outbox
@@ -105,6 +105,9 @@ class Task:
                 ended = await self._live(surface)
             except InvalidInput as error:
                 self._reason = self._reason or "cannot_run"
+                message = str(error)
+            except NotIsolated as error:
+                self._reason = self._reason or "not_isolated"
                 message = str(error)
             except PilotlightError as error:
                 message = str(error)
@@ -282,13 +285,13 @@ class Task:
             self._leave_in_time()
         return batch
 
-    def hand_back(self, batch: Batch) -> None:
-        """These did not reach the container."""
-        self._inputs.hand_back(batch)
     def works_on(self, call_id: str) -> bool:
         """Whether the container has an input of this call."""
         return self._inputs.works_on(call_id)
 
+    def hand_back(self, batch: Batch) -> None:
+        """These did not reach the container."""
+        self._inputs.hand_back(batch)
 
     async def put_outputs(self, request: bytes) -> None:
         """Take a serialized FunctionPutOutputsRequest: it is kept here until it is stored, so the container may go on at once."""

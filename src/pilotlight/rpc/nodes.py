@@ -12,6 +12,7 @@ from pilotlight.control.images import Images
 from pilotlight.control.node_output import NodeOutput
 from pilotlight.control.nodes import NodeSession
 from pilotlight.control.recovery import Recovery
+from pilotlight.control.refusals import Refusals
 from pilotlight.control.tasks import Tasks
 from pilotlight.rpc.streams import converse, is_ours
 from pilotlight.wire import platform_pb2
@@ -35,6 +36,7 @@ class NodeService:
         node_output: NodeOutput,
         garbage: Garbage,
         gpu_tasks: GpuTasks,
+        refusals: Refusals,
         node_token: bytes,
         max_containers: int,
     ) -> None:
@@ -44,6 +46,7 @@ class NodeService:
         self._node_output = node_output
         self._garbage = garbage
         self._gpu_tasks = gpu_tasks
+        self._refusals = refusals
         self._node_token = node_token
         self._max_containers = max_containers
 
@@ -106,6 +109,8 @@ class NodeService:
                 self._garbage.layers_collected(event.layers_collected)
             case "gpu_health":
                 self._gpu_tasks.failed(session.node_id, event.gpu_health)
+            case "container_refused":
+                self._refusals.add(session.name, event.container_refused)
             case "build_progress":
                 self._images.progress(event.build_progress)
             case "outputs":

@@ -61,6 +61,7 @@ class NodeEvent(_message.Message):
     INPUTS_RETURNED_FIELD_NUMBER: _builtins.int
     LAYERS_COLLECTED_FIELD_NUMBER: _builtins.int
     GPU_HEALTH_FIELD_NUMBER: _builtins.int
+    CONTAINER_REFUSED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___NodeHello: ...
     @_builtins.property
@@ -89,6 +90,8 @@ class NodeEvent(_message.Message):
     def layers_collected(self) -> Global___LayersCollected: ...
     @_builtins.property
     def gpu_health(self) -> Global___GpuHealth: ...
+    @_builtins.property
+    def container_refused(self) -> Global___ContainerRefused: ...
     def __init__(
         self,
         *,
@@ -106,12 +109,13 @@ class NodeEvent(_message.Message):
         inputs_returned: Global___InputsReturned | None = ...,
         layers_collected: Global___LayersCollected | None = ...,
         gpu_health: Global___GpuHealth | None = ...,
+        container_refused: Global___ContainerRefused | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["build_finished", b"build_finished", "build_progress", b"build_progress", "event", b"event", "gpu_health", b"gpu_health", "hello", b"hello", "input_timed_out", b"input_timed_out", "inputs_returned", b"inputs_returned", "layers_collected", b"layers_collected", "load", b"load", "logs", b"logs", "outputs", b"outputs", "task_exited", b"task_exited", "task_failure", b"task_failure", "task_ready", b"task_ready", "task_started", b"task_started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["build_finished", b"build_finished", "build_progress", b"build_progress", "container_refused", b"container_refused", "event", b"event", "gpu_health", b"gpu_health", "hello", b"hello", "input_timed_out", b"input_timed_out", "inputs_returned", b"inputs_returned", "layers_collected", b"layers_collected", "load", b"load", "logs", b"logs", "outputs", b"outputs", "task_exited", b"task_exited", "task_failure", b"task_failure", "task_ready", b"task_ready", "task_started", b"task_started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_finished", b"build_finished", "build_progress", b"build_progress", "event", b"event", "gpu_health", b"gpu_health", "hello", b"hello", "input_timed_out", b"input_timed_out", "inputs_returned", b"inputs_returned", "layers_collected", b"layers_collected", "load", b"load", "logs", b"logs", "outputs", b"outputs", "task_exited", b"task_exited", "task_failure", b"task_failure", "task_ready", b"task_ready", "task_started", b"task_started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_finished", b"build_finished", "build_progress", b"build_progress", "container_refused", b"container_refused", "event", b"event", "gpu_health", b"gpu_health", "hello", b"hello", "input_timed_out", b"input_timed_out", "inputs_returned", b"inputs_returned", "layers_collected", b"layers_collected", "load", b"load", "logs", b"logs", "outputs", b"outputs", "task_exited", b"task_exited", "task_failure", b"task_failure", "task_ready", b"task_ready", "task_started", b"task_started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["hello", "task_started", "task_ready", "task_exited", "outputs", "logs", "build_progress", "build_finished", "task_failure", "input_timed_out", "load", "inputs_returned", "layers_collected", "gpu_health"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["hello", "task_started", "task_ready", "task_exited", "outputs", "logs", "build_progress", "build_finished", "task_failure", "input_timed_out", "load", "inputs_returned", "layers_collected", "gpu_health", "container_refused"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -238,6 +242,34 @@ class GpuDevice(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GpuDevice: _TypeAlias = GpuDevice  # noqa: Y015
+
+@_typing.final
+class ContainerRefused(_message.Message):
+    """A container (of a task, or of a step of a build) was killed before its program ran: it was not isolated as it should be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTAINER_ID_FIELD_NUMBER: _builtins.int
+    FAULTS_FIELD_NUMBER: _builtins.int
+    AT_NS_FIELD_NUMBER: _builtins.int
+    container_id: _builtins.str
+    at_ns: _builtins.int
+    @_builtins.property
+    def faults(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        container_id: _builtins.str = ...,
+        faults: _abc.Iterable[_builtins.str] | None = ...,
+        at_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ns", b"at_ns", "container_id", b"container_id", "faults", b"faults"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContainerRefused: _TypeAlias = ContainerRefused  # noqa: Y015
 
 @_typing.final
 class GpuHealth(_message.Message):

@@ -9,7 +9,7 @@ from typing import Any
 from modal_proto import api_pb2
 
 from pilotlight.core.containers import ContainerSpec, Exit, OnOutput
-from pilotlight.core.errors import InvalidInput, NotFound
+from pilotlight.core.errors import InvalidInput, NotFound, NotIsolated
 from pilotlight.node.outbox import Outbox
 from pilotlight.node.task import Task
 from pilotlight.wire import platform_pb2
@@ -158,6 +158,14 @@ def test_a_set_up_that_fails_says_why() -> None:
 
     end = run(scenario)
     assert (end.reason, end.exit_code, end.message) == ("setup_failed", 1, "Image layer abc is not on this machine.")
+
+
+def test_a_container_that_is_not_isolated_ends_with_a_reason_of_its_own() -> None:
+    async def scenario(task: Task, fakes: Fakes, outbox: Outbox) -> None:
+        fakes.refusal = NotIsolated("It is in the host's net namespace.", faults=("it is in the host's net namespace",))
+
+    end = run(scenario)
+    assert (end.reason, end.exit_code, end.message) == ("not_isolated", 1, "It is in the host's net namespace.")
 
 
 def test_a_set_up_that_can_never_succeed_says_so() -> None:
