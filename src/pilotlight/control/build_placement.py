@@ -7,12 +7,16 @@ from pilotlight.core.gpus import GpuWish
 from pilotlight.core.placement import Need, NodeView, Placed, Unplaced, place
 from pilotlight.wire import platform_pb2
 
+NO_NODE = "no node is connected; `pilotlight status` shows why, `pilotlight logs node` has its last words"
+
 
 def place_build(nodes: Nodes, image_id: str, wish: GpuWish | None) -> NodeSession | Unplaced:
-    """A node for a build, whose GPUs it holds from now on; Unplaced while all are busy.
+    """A node for a build, whose GPUs it holds from now on; Unplaced while all are busy, or none is there: agents are restarted.
 
-    Raises Busy where there is no node, and WrongState where no wait could help.
+    Raises Busy where all nodes are drained, and WrongState where no wait could help.
     """
+    if not nodes.all():
+        return Unplaced(NO_NODE)
     if wish is None:
         return nodes.any()
     if (holding := nodes.gpus.held_by(image_id)) is not None and (node := nodes.get(holding.node_id)) is not None:

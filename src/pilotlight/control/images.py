@@ -57,7 +57,7 @@ class Build:
     node_id: str = ""
     next_seq: int = 1
     step: str = ""
-    why_waiting: str = ""  # for a node with GPUs
+    why_waiting: str = ""  # for a node, or for GPUs
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def wake(self) -> None:
@@ -89,6 +89,11 @@ class Images:
         self._builds: dict[str, Build] = {}
         self._starting: set[asyncio.Task[None]] = set()
         nodes.gpus.on_free.append(self.gpus_free)
+
+    async def restore(self) -> None:
+        """Know again, after a restart, what was being built: who watches that waits on, until a node has it again."""
+        for row in await self._database.read(store.unfinished_images):
+            self._builds[row.image_id] = Build(row.image_id)
 
     @property
     def builds(self) -> list[Build]:
