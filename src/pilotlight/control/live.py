@@ -121,6 +121,7 @@ class LiveTask:
     started_at: float = 0.0
     ready_at: float = 0.0
     recall: asyncio.TimerHandle | None = None  # when what it was given ahead may be asked back
+    is_recalled: bool = False  # what it took along to its start was asked back: another can begin it sooner
     stop_reason: str = ""
     failure: api_pb2.GenericResult | None = None  # what it said of its own start
     address: str = ""  # of its network interface
@@ -211,7 +212,8 @@ class Pool:
 
     def service_s(self, now: float) -> float | None:
         """How long an input takes: what was learned, or longer if those that run now have taken longer already."""
-        running = [now - next(iter(task.held.values())).leased_at for task in self.tasks.values() if task.held]
+        working = [task for task in self.tasks.values() if task.held and task.state is not TaskState.STARTING]
+        running = [now - next(iter(task.held.values())).leased_at for task in working]
         if self.web_waiting:
             running.append(now - self.web_waiting_since)
         if self.mean_service_s is None:

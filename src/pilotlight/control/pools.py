@@ -150,6 +150,29 @@ class Pools:
         if pool.queue or not pool.tasks:
             self.touch(pool)
 
+    def first_inputs(self, task: LiveTask) -> list[platform_pb2.DeliverInputs]:
+        """What the only container of a pool takes along to its start, so that it need not ask for it.
+
+        Only one does: of several that start, whoever is ready first takes what waits.
+        """
+        pool = task.pool
+        if pool.batch_size or any(other is not task for other in pool.live_tasks()):
+            return []
+        taken: list[LiveInput] = []
+        slots = 1 if pool.single_use else task.slots
+        while pool.queue and len(taken) < slots and pool.queue[0].payload is not None:
+            taken.append(self._hold(task, pool.queue.popleft()))
+        return [_delivery_of(task, taken)] if taken else []
+
+    def _recall_first_inputs(self, pool: Pool) -> None:
+        """A container is free while another that still starts has taken inputs along: they may come to the free one."""
+        free = any(task.free_slots for task in pool.tasks.values())
+        for task in pool.tasks.values() if free and not pool.queue else ():
+            if task.state is TaskState.STARTING and task.held and not task.is_recalled:
+                task.is_recalled = True
+                recall = platform_pb2.RecallInputs(task_id=task.task_id, input_ids=list(task.held))
+                self._nodes.send(task.node_id, platform_pb2.NodeCommand(recall=recall))
+
     def _pump_singly(self, pool: Pool) -> None:
         granted: dict[LiveTask, list[LiveInput]] = defaultdict(list)
         while pool.queue and pool.queue[0].payload is not None and (task := _freest(pool, 1)) is not None:
@@ -160,6 +183,8 @@ class Pools:
             self._deliver(task, inputs)
         if pool.queue and pool.queue[0].payload is None:
             self._read_payloads(pool)
+        elif not pool.queue and len(pool.tasks) > 1:
+            self._recall_first_inputs(pool)
 
     def _grant_ahead(self, pool: Pool, ahead: int, granted: dict[LiveTask, list[LiveInput]]) -> None:
         """Give busy containers what they will come to in a moment, so that they need not wait for it."""
@@ -234,12 +259,7 @@ class Pools:
         return item
 
     def _deliver(self, task: LiveTask, inputs: Sequence[LiveInput]) -> None:
-        leases = [
-            platform_pb2.Lease(input_id=item.input_id, attempt=item.retry_count, item=_delivery(item), call_id=item.call.call_id)
-            for item in inputs
-        ]
-        deliver = platform_pb2.DeliverInputs(task_id=task.task_id, leases=leases)
-        self._nodes.send(task.node_id, platform_pb2.NodeCommand(deliver=deliver))
+        self._nodes.send(task.node_id, platform_pb2.NodeCommand(deliver=_delivery_of(task, inputs)))
 
     def _read_payloads(self, pool: Pool) -> None:
         if pool.reading:
@@ -297,6 +317,14 @@ def _batch_within_bytes(pool: Pool) -> int:
             break
         size += 1
     return size
+
+
+def _delivery_of(task: LiveTask, inputs: Sequence[LiveInput]) -> platform_pb2.DeliverInputs:
+    leases = [
+        platform_pb2.Lease(input_id=item.input_id, attempt=item.retry_count, item=_delivery(item), call_id=item.call.call_id)
+        for item in inputs
+    ]
+    return platform_pb2.DeliverInputs(task_id=task.task_id, leases=leases)
 
 
 def _delivery(item: LiveInput) -> bytes:

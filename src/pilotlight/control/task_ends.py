@@ -60,7 +60,7 @@ class TaskEnds:
         held = list(task.held.values())
         fatal: list[LiveInput] = []
         counted: list[tuple[str, int]] = []
-        suspects = held[: task.slots]  # those after them were given ahead, and had not begun
+        suspects = held[: task.slots] if task.ready_at else []  # those after them, or before it was ready, had not begun
         for item in reversed(held):
             if not innocent and item in suspects:
                 item.deaths += 1

@@ -153,6 +153,7 @@ class Tasks:
         if self._nodes.get(node_id) is None or task.state is not TaskState.STARTING:
             await self._never_started(task, "its node has gone" if task.state is TaskState.STARTING else "it was stopped")
             return
+        command.first_inputs.extend(self._pools.first_inputs(task))
         self._nodes.send(node_id, platform_pb2.NodeCommand(start_task=command))
         log.info("task_sent", task_id=task.task_id, function_id=pool.function_id, node_id=node_id)
 
@@ -256,6 +257,8 @@ class Tasks:
         at = task.ready_at = self._now()
         task.pool.started_up(max(0.0, at - task.created_at))
         task.idle_since = asyncio.get_running_loop().time()
+        for item in task.held.values():
+            item.leased_at = task.idle_since  # what it took along begins now
         task.pool.startup_failures = 0
         self._pools.pump(task.pool)
         self._pools.touch(task.pool)

@@ -161,8 +161,13 @@ class FakeNode:
         return [getattr(command, kind) for command in mine]
 
     def delivered(self) -> list[list[tuple[str, int]]]:
-        """(input id, attempt) of what was delivered since the last look, by message."""
-        return [[(lease.input_id, lease.attempt) for lease in message.leases] for message in self.commands("deliver")]
+        """(input id, attempt) of what was delivered since the last look, by message; first what starts took along."""
+        messages: list[platform_pb2.DeliverInputs] = []
+        for command in self.session.outgoing:
+            if command.HasField("start_task"):
+                messages += command.start_task.first_inputs
+                command.start_task.ClearField("first_inputs")
+        return [[(lease.input_id, lease.attempt) for lease in message.leases] for message in messages + self.commands("deliver")]
 
     async def next_delivered(self) -> list[list[tuple[str, int]]]:
         """Wait for inputs: some are delivered at once, others after a delay or a look at the disk."""

@@ -67,7 +67,7 @@ def test_who_waits_gets_a_container_at_once_and_a_success_ends_the_loop(tmp_path
         assert await scaler.run() == ["warm"]
         [task] = scaler.of("warm")
         scaler.ready([task])
-        [[(input_id, _)]] = await node.next_delivered()
+        [input_id] = task.held  # which it took along to its start
         assert crashing(heart)
         assert not await node.answer(task, input_id)
         assert not crashing(heart)
