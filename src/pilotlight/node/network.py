@@ -1,8 +1,9 @@
 """The containers' network: one bridge per platform, a veth pair per container, and what may pass.
 
 Owns one invariant: a container reaches the internet, and of this machine only the platform's link-local address (the edge's port
-and DNS); not its other ports and addresses, not other containers, not metadata services. Addresses are given out per platform and
-come back when the container's interface is gone. IP forwarding stays on after the platform's end: others may rely on it by then.
+and DNS); not its other ports and addresses, nor what it publishes there for others by rules of its own; not other containers, not
+metadata services. Addresses are given out per platform and come back when the container's interface is gone. IP forwarding stays on
+after the platform's end: others may rely on it by then.
 """
 
 import contextlib
@@ -27,6 +28,8 @@ log = structlog.get_logger()
 INTERFACE = "eth0"
 ALL_BRIDGES = "pl-*"  # those of other platforms on this machine too
 _LINK_LOCAL = "169.254.0.0/16"
+# Where clouds tell a machine its credentials at other than link-local addresses: Azure, Alibaba, Oracle.
+_METADATA = ("168.63.129.16", "100.100.100.200", "192.0.0.192")
 _LOCALLY_ADMINISTERED = b"\x02\x00"  # how a hardware address begins that no manufacturer gave out (IEEE 802)
 MOST_FLOWS = 16_384  # connections of one container that the machine keeps in mind, ended ones for two minutes
 _FIRST_HOST = 2  # of the subnet: .0 is the network, .1 the gateway
@@ -55,7 +58,8 @@ table inet {table} {{
     meta nfproto != ipv4 drop
     ip saddr != {subnet} drop
 {bounded}    oifname "{all_bridges}" reject with icmpx type admin-prohibited
-    ip daddr {{ {link_local}, {subnet} }} reject with icmpx type admin-prohibited
+    ip daddr {{ {closed} }} reject with icmpx type admin-prohibited
+    ct direction original ct status dnat reject with icmpx type admin-prohibited
   }}
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
@@ -206,7 +210,7 @@ class Network:
             subnet=self._subnet,
             address=self.link_local,
             web_port=self._web_port,
-            link_local=_LINK_LOCAL,
+            closed=", ".join((_LINK_LOCAL, str(self._subnet), *_METADATA)),
         )
 
 
