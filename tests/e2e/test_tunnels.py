@@ -24,7 +24,7 @@ BLOB = bytes(range(256)) * 4096
 @pytest.fixture(scope="module")
 def running(platform: Platform) -> Iterator[tuple[Program, Mapping[str, Any]]]:
     """The program, and what it said of its tunnels."""
-    program = platform.start("-m", "modal", "run", str(PROGRAMS / "tunnels.py"), deadline_s=300)
+    program = platform.start("-m", "modal", "run", str(PROGRAMS / "tunnels.py"), deadline_s=900)
     try:
         program.until("tunnels: {")
         found = re.search(r"tunnels: (\{.*?\})", program.text)

@@ -198,10 +198,10 @@ def test_stopped_apps_and_unknown_addresses_are_not_found(platform: Platform) ->
     url = address(platform, "web-served-word")
     assert httpx.get(url, timeout=START_S).json() == "first"
     platform.modal("app", "stop", "--yes", "web-served")
-    stopped = httpx.get(url)
+    stopped = httpx.get(url, timeout=START_S)
     assert stopped.status_code == 404
     assert "stopped" in stopped.text
-    assert httpx.get(address(platform, "nothing-there")).status_code == 404
+    assert httpx.get(address(platform, "nothing-there"), timeout=START_S).status_code == 404
 
 
 def test_a_server_of_its_own_answers_and_lists_its_requests(platform: Platform) -> None:
@@ -216,7 +216,7 @@ def test_a_server_of_its_own_answers_and_lists_its_requests(platform: Platform) 
     assert [(request["route"], request["status"]) for request in seen] == [("GET /", 200), ("GET /missing", 404)]
     assert url in platform.modal("server", "info", "web-server/Files").out
     platform.modal("app", "stop", "--yes", "web-server")
-    assert httpx.get(url).status_code == 404
+    assert httpx.get(url, timeout=START_S).status_code == 404
 
 
 def test_serving_follows_changes(platform: Platform, tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_serving_follows_changes(platform: Platform, tmp_path: Path) -> None:
     finally:
         serving.signal(2)
         serving.end()
-    assert httpx.get(url).status_code == 404
+    assert httpx.get(url, timeout=START_S).status_code == 404
 
 
 @asynccontextmanager

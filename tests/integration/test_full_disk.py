@@ -41,12 +41,12 @@ def test_a_client_is_told_and_can_read_on(disk: SmallDisk, monkeypatch: pytest.M
             with pytest.raises(modal.exception.ResourceExhaustedError, match=r"disk of the platform is full.*Make room"):
                 notes["lost"] = "x" * 4096
             assert (notes["kept"], notes.len()) == ("before", 1)
-            refused = httpx.put(upload.url, content=b"x" * 100_000)
+            refused = httpx.put(upload.url, content=b"x" * 100_000, timeout=60)
             assert refused.status_code == 507 and "disk of the platform is full" in refused.text
             disk.make_room()
             notes["found"] = "after"
             assert sorted(notes.keys()) == ["found", "kept"]
-            assert httpx.put(upload.url, content=b"x" * 100_000).status_code == 200
+            assert httpx.put(upload.url, content=b"x" * 100_000, timeout=60).status_code == 200
     finally:
         server.stop()
 

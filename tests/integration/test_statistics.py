@@ -15,7 +15,7 @@ from platform_in_process import Platform
 PROGRAM = """
 import modal
 app = modal.App("counted")
-@app.function(serialized=True)
+@app.function(serialized=True, scaledown_window=1200)
 def half(number):
     return 1 // (number % 2)
 @app.cls(serialized=True)

@@ -43,7 +43,7 @@ class World:
 
 def within(place: Path, scenario: Callable[[World], Awaitable[None]]) -> None:
     async def run() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             world = World(place)
             await world.environments.ensure_default()
             await scenario(world)

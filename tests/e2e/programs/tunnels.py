@@ -34,7 +34,7 @@ def answer(listener: socket.socket) -> None:
         threading.Thread(target=echo, args=(listener.accept()[0],), daemon=True).start()
 
 
-@app.function(timeout=300)
+@app.function(timeout=900)
 def forward() -> None:
     pages = ThreadingHTTPServer(("0.0.0.0", 8000), Pages)
     threading.Thread(target=pages.serve_forever, daemon=True).start()

@@ -213,7 +213,7 @@ def check_not_over_files() -> None:
 
 def check_commit_at_exit() -> None:
     assert Writer().work.remote() == "done"
-    for _ in range(600):
+    for _ in range(2000):
         if any(entry.path == "at_exit" for entry in first.listdir("/")):
             break
         time.sleep(0.05)
