@@ -115,6 +115,8 @@ def _process(bundle: Bundle) -> dict[str, Any]:
     # Whoever is not root keeps the set as a bound only, as everywhere in the container world.
     held = list(DEFAULT_CAPABILITIES) if bundle.user.uid == 0 else []
     hard = min(OPEN_FILES_HARD, bundle.open_files_hard)
+    files = {"type": "RLIMIT_NOFILE", "soft": min(OPEN_FILES, hard), "hard": hard}
+    cores = {"type": "RLIMIT_CORE", "soft": kernel_shares.NO_CORE_BYTES, "hard": kernel_shares.NO_CORE_BYTES}
     env = {"PATH": DEFAULT_PATH, "HOME": bundle.user.home, **bundle.env}
     return {
         "terminal": False,
@@ -129,7 +131,7 @@ def _process(bundle: Bundle) -> dict[str, Any]:
             "inheritable": [],
             "ambient": [],
         },
-        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": min(OPEN_FILES, hard), "hard": hard}, *kernel_shares.rlimits()],
+        "rlimits": [files, cores],
         "noNewPrivileges": True,
         "oomScoreAdj": OOM_SCORE_ADJUST,
     }

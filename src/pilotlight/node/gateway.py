@@ -22,6 +22,7 @@ from pilotlight.wire.listening import Server
 from pilotlight.wire.raw import RawCodec, RawStatusDetails, leading_string
 
 HEARTBEAT_HOLD_S = 14.5  # the client gives up after 15.1 s and sleeps what is left of 15
+MOST_CONNECTIONS = 256  # of one container: each takes a descriptor of ours, and all containers live of the same
 EMPTY = b""
 _METHOD_PREFIX = f"/{SERVICE.full_name}/"
 _CALL_ID = api_pb2.FunctionCallPutDataRequest.DESCRIPTOR.fields_by_name["function_call_id"].number
@@ -51,11 +52,11 @@ class Served(Protocol):
         """These did not reach the container."""
         ...
 
-    async def put_outputs(self, request: bytes) -> None:
     def works_on(self, call_id: str) -> bool:
         """Whether the container has an input of this call."""
         ...
 
+    async def put_outputs(self, request: bytes) -> None:
         """Keep a serialized FunctionPutOutputsRequest until it is stored; returns at once, unless too many wait for that."""
         ...
 
@@ -84,7 +85,13 @@ class Gateway:
         self._relay = relay
         self._task = task
         self._volumes = volumes
-        self._server = Server([], codec=RawCodec(), status_details_codec=RawStatusDetails(), find_handler=self._find_handler)
+        self._server = Server(
+            [],
+            codec=RawCodec(),
+            status_details_codec=RawStatusDetails(),
+            find_handler=self._find_handler,
+            most_connections=MOST_CONNECTIONS,
+        )
         # What is answered here; all else is passed on to the server.
         self._own: dict[str, Callable[[Any], Awaitable[None]]] = {
             "ContainerHello": self._hello,
@@ -149,6 +156,7 @@ class Gateway:
         request = api_pb2.FunctionCallGetDataRequest.FromString(data)
         web_request = self._task.web.of_call(request.function_call_id)
         if web_request is None:
+            self._require_call(request.function_call_id)
             await self._relay.stream(self._task.task_id, "FunctionCallGetDataIn", data, stream)
             return
         async with contextlib.aclosing(web_request.chunks(request.last_index)) as chunks:
@@ -156,7 +164,6 @@ class Gateway:
                 await stream.send_message(chunk)
 
     async def _put_data_out(self, stream: Any) -> None:
-            self._require_call(request.function_call_id)
         """The reply waits until the edge can take more, so that the program does."""
         data = await stream.recv_message()
         call_id = leading_string(data, _CALL_ID) or api_pb2.FunctionCallPutDataRequest.FromString(data).function_call_id
@@ -164,18 +171,11 @@ class Gateway:
             await web_request.put(data)
             await stream.send_message(EMPTY)
         else:
+            # A message may name its call twice: what counts is what the server reads in it.
+            self._require_call(api_pb2.FunctionCallPutDataRequest.FromString(data).function_call_id)
             reply = await self._relay.call(self._task.task_id, "FunctionCallPutDataOut", data, stream.metadata)
             await stream.send_message(reply)
 
-    async def _server_ready(self, stream: Any) -> None:
-        await stream.recv_message()
-        self._task.serve_port()
-        await stream.send_message(EMPTY)
-            # A message may name its call twice: what counts is what the server reads in it.
-            self._require_call(api_pb2.FunctionCallPutDataRequest.FromString(data).function_call_id)
-
-    async def _heartbeat(self, stream: Any) -> None:
-        await stream.recv_message()
     def _require_call(self, call_id: str) -> None:
         """Only who works on a call adds to what it yields, or reads what is sent to it."""
         if not self._task.works_on(call_id):
@@ -184,6 +184,13 @@ class Gateway:
                 f"Container {self._task.task_id} does not work on function call {call_id}, and may not speak for it.",
             )
 
+    async def _server_ready(self, stream: Any) -> None:
+        await stream.recv_message()
+        self._task.serve_port()
+        await stream.send_message(EMPTY)
+
+    async def _heartbeat(self, stream: Any) -> None:
+        await stream.recv_message()
         reply = api_pb2.ContainerHeartbeatResponse()
         if input_ids := await self._task.next_cancellation(HEARTBEAT_HOLD_S):
             reply.cancel_input_event.input_ids.extend(input_ids)

@@ -18,6 +18,7 @@ INOTIFY_WATCHES = 65_536
 TERMINALS = 64
 PENDING_SIGNALS = 16_384
 MESSAGE_QUEUES_BYTES = 819_200
+FEW = 8  # shares of what can't be raised: fewer than there may be containers, or each would have next to nothing
 MOST_CONTAINERS = 256  # as many shares as the machine's own bounds are raised for
 NO_CORE_BYTES = 1  # less than any core; with 0 the kernel would still start a handler on the machine (core(5), by a pipe)
 
@@ -29,10 +30,27 @@ _WRITE = (
 )
 
 
-def rlimits() -> list[dict[str, int | str]]:
-    """The `process.rlimits` of a bundle that bound one container."""
-    values = {"SIGPENDING": PENDING_SIGNALS, "MSGQUEUE": MESSAGE_QUEUES_BYTES, "CORE": NO_CORE_BYTES}
-    return [{"type": f"RLIMIT_{name}", "soft": value, "hard": value} for name, value in values.items()]
+def user_limits() -> dict[str, str]:
+    """The files of /proc/sys/user by which a container's user namespace is bounded, for who writes them from within."""
+    return {"max_inotify_instances": str(INOTIFY_INSTANCES), "max_inotify_watches": str(INOTIFY_WATCHES)}
+
+
+def lower_limits(pid: int) -> None:
+    """Bound a container's first process, and so all that come from it, from outside and before it runs anything.
+
+    Not in its bundle: the limits with which a user namespace is made are those that bound all containers together.
+    """
+    for kind, value in _bounds():
+        resource.prlimit(pid, kind, (value, value))
+
+
+def _bounds() -> list[tuple[int, int]]:
+    """(resource, value) for one container: less than is wanted where we could not raise what bounds all of them together."""
+    bounds: list[tuple[int, int]] = []
+    for kind, wanted in ((resource.RLIMIT_SIGPENDING, PENDING_SIGNALS), (resource.RLIMIT_MSGQUEUE, MESSAGE_QUEUES_BYTES)):
+        _, together = resource.getrlimit(kind)
+        bounds.append((kind, wanted if together == resource.RLIM_INFINITY else min(wanted, together // FEW)))
+    return bounds
 
 
 def processes_together() -> int:
@@ -57,7 +75,8 @@ class Share:
     """A container's bounds, being set while something else is done; `settle` waits for it."""
 
     def __init__(self, pid: int) -> None:
-        """Begin for the user namespace of that process."""
+        """Begin for the user namespace of that process, the first of its container."""
+        lower_limits(pid)
         command = ("nsenter", f"--user=/proc/{pid}/ns/user", "/bin/sh", "-ec", _WRITE)
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 

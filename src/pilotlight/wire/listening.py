@@ -55,7 +55,8 @@ class _Found(dict[str, Handler]):
 class Server(GrpclibServer):
     """A grpclib server that allows many streams on each connection.
 
-    `find_handler` is asked once for each method that somebody calls, by its path; None: there is no such method.
+    `find_handler` is asked once for each method that somebody calls, by its path; None: there is no such method. Connections above
+    `most_connections` (0: any number) are closed as they come.
     """
 
     def __init__(
@@ -65,12 +66,14 @@ class Server(GrpclibServer):
         codec: CodecBase | None = None,
         status_details_codec: StatusDetailsCodecBase | None = None,
         find_handler: Callable[[str], Handler | None] | None = None,
+        most_connections: int = 0,
     ) -> None:
         # Left to itself, grpclib drops details unless a package of Google's is there.
         details_codec = status_details_codec or StatusDetails()
         super().__init__(handlers, codec=codec, status_details_codec=details_codec, config=CONFIGURATION)
         if find_handler is not None:
             self._mapping = _Found(find_handler)
+        self._most_connections = most_connections
         self._transports: set[Any] = set()
 
     def abort(self) -> None:
@@ -95,6 +98,9 @@ class Server(GrpclibServer):
 
         def with_many_streams(bare: Any) -> None:
             nonlocal peer
+            if self._most_connections and len(self._transports) >= self._most_connections:
+                bare.abort()
+                return
             name = bare.get_extra_info("peername")
             peer = str(name[0]) if isinstance(name, tuple) else ""
             transport = Corked(bare)
@@ -109,7 +115,8 @@ class Server(GrpclibServer):
 
         def forget(error: BaseException | None) -> None:
             self._transports.difference_update(made)
-            connection_lost(error)
+            if made:
+                connection_lost(error)
 
         protocol.connection_made, protocol.connection_lost = with_many_streams, forget
         return protocol
