@@ -68,7 +68,7 @@ def _first_argument(name: str, mask: int, equals: int, *, refuse: int = 0) -> di
 # ---- the same as a program for the kernel ----
 
 _ACTIONS = {"SCMP_ACT_ALLOW": 0x7FFF0000, "SCMP_ACT_ERRNO": 0x00050000}
-_COMPARISONS = {"SCMP_CMP_NE": 1, "SCMP_CMP_MASKED_EQ": 7}
+_COMPARISONS = {"SCMP_CMP_NE": 1, "SCMP_CMP_EQ": 4, "SCMP_CMP_MASKED_EQ": 7}
 _NO_NEW_PRIVILEGES = 3  # SCMP_FLTATR_CTL_NNP
 _NO_SUCH_CALL = -1  # __NR_SCMP_ERROR
 _LIBRARY = "libseccomp.so.2"

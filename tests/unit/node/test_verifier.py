@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pilotlight.node import bundle, verifier
+from pilotlight.node import bundle, seccomp, verifier
 from pilotlight.node.observed import (
     Descriptor,
     Mount,
@@ -173,6 +173,15 @@ def test_a_filter_that_the_kernel_does_not_tell_is_believed_of_a_runtime_only() 
     unknown = replace(OBSERVED, filters=None)
     assert faults(unknown, EXPECTED) and not faults(unknown, replace(EXPECTED, from_runtime=True))
     assert faults(replace(OBSERVED, filters=()), replace(EXPECTED, from_runtime=True))
+
+
+def test_a_runtime_may_write_the_same_filter_otherwise() -> None:
+    same = b"\x05" + bytes(7) + seccomp.program()  # a jump to the next instruction
+    expected = replace(EXPECTED, filters=(seccomp.program(),))
+    rewritten = replace(OBSERVED, filters=(same,))
+    assert faults(rewritten, expected) and not faults(rewritten, replace(expected, from_runtime=True))
+    assert faults(OBSERVED, replace(expected, from_runtime=True))
+    assert faults(replace(OBSERVED, filters=(same, same)), replace(expected, from_runtime=True))
 
 
 def test_hooks_of_the_machine_may_add_files_and_devices_of_the_driver() -> None:
