@@ -17,7 +17,7 @@ class Container:
     """A running container.
 
     `pid` is its init's on this machine; `setup_ms` says how long each step of its start took; `address` is that of its network
-    interface, empty where it has none.
+    interface, empty where it has none; `is_warm`: it was forked from a template.
     """
 
     def __init__(
@@ -28,11 +28,14 @@ class Container:
         setup_ms: Mapping[str, float],
         pipes: Sequence[OutputPipe] = (),
         address: str = "",
+        *,
+        is_warm: bool = False,
     ) -> None:
         self.container_id = container_id
         self.pid = pid
         self.setup_ms = setup_ms
         self.address = address
+        self.is_warm = is_warm
         self._pidfd = pidfd
         self._pipes = pipes
         self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()

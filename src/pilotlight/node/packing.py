@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pilotlight.config import Settings
-from pilotlight.core.containers import Bind, ContainerSpec
+from pilotlight.core.containers import Bind, ContainerSpec, Recipe
 from pilotlight.core.errors import InvalidInput
 from pilotlight.images.clients import ClientPackages
 from pilotlight.images.layers import LayerStore
@@ -33,10 +33,14 @@ FOUNDATION = (("root", 0o700), ("tmp", 0o1777))
 
 @dataclass(frozen=True)
 class Packed:
-    """The root file system of a task: directories lowest first, and the path of the Python in it."""
+    """The root file system of a task: directories lowest first, and the path of the Python in it.
+
+    `shared` are those of them that every function of the image has.
+    """
 
     layers: tuple[Path, ...]
     python: str
+    shared: tuple[Path, ...] = ()
 
 
 class Packer(Protocol):
@@ -62,7 +66,8 @@ class ImagePacker:
         image = self._layers.paths(request.layers)
         clients = await self._client_layers(request)
         mounts = [await self._mounts.layer(mount) for mount in request.mounts]
-        return Packed((self._make_foundation(), *image, *clients, *mounts), self._python(request, image))
+        shared = (self._make_foundation(), *image, *clients)
+        return Packed((*shared, *mounts), self._python(request, image), shared)
 
     async def _client_layers(self, request: platform_pb2.StartTask) -> tuple[Path, ...]:
         if request.mount_client_dependencies:
@@ -98,10 +103,14 @@ def spec_of(
 ) -> ContainerSpec:
     """The container of a task; `socket` and `arguments` are files of this machine."""
     config = request.image_config
+    program = (packed.python, "-m", ENTRYPOINT_MODULE)
+    recipe = None
+    if packed.shared and not config.entrypoint:
+        recipe = Recipe(packed.shared, program, shared_environment_of(request, surroundings, edge_host))
     return ContainerSpec(
         container_id=request.task_id,
         layers=packed.layers,
-        args=(*config.entrypoint, packed.python, "-m", ENTRYPOINT_MODULE),
+        args=(*config.entrypoint, *program),
         env=environment_of(request, surroundings, edge_host),
         cwd=config.workdir or HOME,
         binds=(Bind(socket, GUEST_SOCKET), Bind(arguments, GUEST_ARGUMENTS), *surroundings.container_binds()),
@@ -112,30 +121,39 @@ def spec_of(
         disk_limit_mib=request.ephemeral_disk_mib,
         block_network=request.block_network,
         gpus=tuple(request.gpu_uuids),
+        recipe=recipe,
     )
 
 
 def environment_of(request: platform_pb2.StartTask, surroundings: Surroundings, edge_host: str) -> dict[str, str]:
     """The environment of a task's process: the operator's, the image's, ours, the user's secrets; later ones win."""
+    env = shared_environment_of(request, surroundings, edge_host)
+    env |= {"MODAL_TASK_ID": request.task_id, "MODAL_IMAGE_ID": request.image_id, **request.secrets}
+    if "PYTHONPATH" in request.secrets:
+        env["PYTHONPATH"] = _python_path(request.secrets["PYTHONPATH"])
+    return env
+
+
+def shared_environment_of(request: platform_pb2.StartTask, surroundings: Surroundings, edge_host: str) -> dict[str, str]:
+    """That part of it which all tasks of an image and an environment have: no secret, nothing of one function."""
     env = {"PATH": DEFAULT_PATH, "HOME": HOME, **_operator_environment(surroundings, edge_host)}
     for entry in request.image_config.env:
         name, _, value = entry.partition("=")
         env[name] = value
-    image_python_path = env.get("PYTHONPATH", "")
-    env |= {
+    return env | {
         "MODAL_CONTAINER_ARGUMENTS_PATH": GUEST_ARGUMENTS,
         "MODAL_SERVER_URL": f"unix://{GUEST_SOCKET}",
-        "MODAL_TASK_ID": request.task_id,
-        "MODAL_IMAGE_ID": request.image_id,
         "MODAL_ENVIRONMENT": request.environment_name,
         "MODAL_IS_REMOTE": "1",
         "MODAL_DISABLE_API_PROXY": "1",  # the gateway and the edge are on this machine
         "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": _python_path(env.get("PYTHONPATH", "")),
     }
-    env |= dict(request.secrets)
+
+
+def _python_path(own_paths: str) -> str:
     # Whatever the user wants on the path, without the client's the container could not start.
-    own_paths = request.secrets.get("PYTHONPATH", image_python_path)
-    return env | {"PYTHONPATH": f"{CLIENT_PATHS}:{own_paths}" if own_paths else CLIENT_PATHS}
+    return f"{CLIENT_PATHS}:{own_paths}" if own_paths else CLIENT_PATHS
 
 
 def _operator_environment(surroundings: Surroundings, edge_host: str) -> dict[str, str]:

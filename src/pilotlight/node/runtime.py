@@ -22,6 +22,9 @@ from pilotlight.node.dns import Forwarder
 from pilotlight.node.output import OutputPipe
 from pilotlight.node.rootfs import IdMap
 from pilotlight.node.setup import Setup, Started
+from pilotlight.node.templates import warm
+from pilotlight.node.templates.keeper import Keeper, budget_of
+from pilotlight.node.templates.spare import Spare
 
 __all__ = ["Bind", "Container", "ContainerSpec", "Exit", "OnOutput", "Runtime", "sweep"]
 
@@ -39,6 +42,7 @@ class Runtime:
 
     def __init__(self, settings: Settings, ids: IdMap | None = None) -> None:
         self._setup = Setup(settings, ids or IdMap())
+        self._keeper = Keeper(self._setup, budget_bytes=budget_of(settings))
         self._forwarder = Forwarder(self._setup.network.link_local)
         self._containers: dict[str, Container] = {}
         self._leaving: dict[str, asyncio.Task[None]] = {}  # ended and reported, being cleaned up
@@ -89,33 +93,46 @@ class Runtime:
         while self._containers or self._tasks:
             await asyncio.gather(*(container.kill() for container in tuple(self._containers.values())))
             await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._keeper.close()
         await self._forwarder.close()
         await asyncio.to_thread(self._setup.close)
 
     async def _start(self, spec: ContainerSpec, on_output: OnOutput) -> Container:
         pipes = (OutputPipe(1, on_output), OutputPipe(2, on_output))
-        loop = asyncio.get_running_loop()
         try:
-            started = await loop.run_in_executor(
-                self._setup.threads, self._setup.start, spec, pipes[0].write_end, pipes[1].write_end
-            )
+            started = await self._set_up(spec, pipes[0].write_end, pipes[1].write_end)
         except BaseException:
             await asyncio.gather(*(pipe.drain() for pipe in pipes))
             raise
         address = str(started.port.address) if started.port is not None else ""
-        container = Container(spec.container_id, started.pid, started.pidfd, started.setup_ms, pipes, address)
+        container = Container(
+            spec.container_id, started.pid, started.pidfd, started.setup_ms, pipes, address, is_warm=started.forked is not None
+        )
         self._containers[spec.container_id] = container
         for pipe in pipes:
             pipe.close_write_end()
-        loop.add_reader(started.pidfd, self._on_exit, container, started, pipes)
+        asyncio.get_running_loop().add_reader(started.pidfd, self._on_exit, container, started, pipes)
         return container
+
+    async def _set_up(self, spec: ContainerSpec, stdout: int, stderr: int) -> Started:
+        """Forked from a template where there is one that fits; whatever goes wrong with that, the ordinary way is left."""
+        loop, threads = asyncio.get_running_loop(), self._setup.threads
+        if (spare := await self._keeper.take(spec)) is not None:
+            try:
+                started = await loop.run_in_executor(threads, warm.start, self._setup, spec, spare, stdout, stderr)
+            except (errors.PilotlightError, OSError) as error:
+                self._keeper.failed(spare, error)
+            else:
+                self._keeper.began(spare)
+                return started
+        return await loop.run_in_executor(threads, self._setup.start, spec, stdout, stderr)
 
     def _on_exit(self, container: Container, started: Started, pipes: tuple[OutputPipe, OutputPipe]) -> None:
         asyncio.get_running_loop().remove_reader(started.pidfd)
         self._own(self._finish(container, started, pipes))
 
     async def _finish(self, container: Container, started: Started, pipes: tuple[OutputPipe, OutputPipe]) -> None:
-        code = _collect(started.pidfd)
+        code = _collect(started.pidfd) if started.forked is None else started.forked.exit_code()
         await asyncio.gather(*(pipe.drain() for pipe in pipes))
         usage = started.group.usage()
         # A process that was shot for memory and not missed did not end the container.
@@ -134,6 +151,8 @@ class Runtime:
             log.error("container.clean_up_failed", container=started.container_id, error=str(error))
         finally:
             del self._leaving[started.container_id]
+            if isinstance(started.forked, Spare):
+                self._keeper.released(started.forked)
 
     async def _abandon(self, starting: "asyncio.Task[Container]") -> None:
         with contextlib.suppress(errors.PilotlightError):

@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from pilotlight.core.containers import Bind, ContainerSpec, Recipe
-from pilotlight.node import bundle
+from pilotlight.node import bundle, kernel_shares
 from pilotlight.node.setup import Setup, Started
 from pilotlight.node.templates import confinement
 from pilotlight.node.templates.channel import Channel, TemplateFault
@@ -33,6 +33,7 @@ STAGED = ("root", "dev", "proc", "sys")
 LOAD_TIMEOUT_S = 30.0  # for what the image's modules do at import
 ANSWER_TIMEOUT_S = 2.0
 PIDS = 512
+_TERMINALS = f"newinstance,ptmxmode=0666,mode=0620,gid=5,max={kernel_shares.TERMINALS}"
 OUTPUT_BYTES = 4096  # of what it printed, for the log
 
 
@@ -64,8 +65,8 @@ class Template:
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, setup: Setup, recipe: Recipe, number: int) -> "Template":
-        """Start one, and return when it waits. Raises PilotlightError, with everything undone."""
+    def room(cls, setup: Setup, recipe: Recipe, number: int) -> "Template":
+        """Make its container and start the interpreter in it. Raises PilotlightError, with everything undone."""
         spec = ContainerSpec(
             container_id=f"template-{number}",
             layers=recipe.layers,
@@ -77,16 +78,29 @@ class Template:
         template = cls(recipe, setup.prepare(spec), setup)
         try:
             template._make_room(spec)
-            template._load()
+            template._begin()
         except BaseException as error:
-            said = template._said()
             template.close()
             if isinstance(error, OSError):
                 raise TemplateFault(f"A template could not be set up: {error}.") from error
-            if said:
-                log.info("template.said", template=spec.container_id, output=said)
             raise
         return template
+
+    def load(self) -> None:
+        """Wait until it has imported what it should; any thread may wait. Raises TemplateFault, with everything undone."""
+        try:
+            assert self._channel is not None
+            self._channel.send({"modules": list(self.recipe.modules)})
+            ready, _ = self._channel.receive("ready")
+            if ready.get("threads") != 1:
+                raise TemplateFault(f"What it imported began {ready.get('threads')} threads, which no fork has.")
+            self.loaded = Loaded(_names(ready.get("read")), _reasons(ready.get("failed")), float(ready.get("took_ms") or 0))
+            self._usher = Usher(self.started.pid)
+        except BaseException:
+            if said := self._said():
+                log.info("template.said", template=self.started.container_id, output=said)
+            self.close()
+            raise
 
     def _make_room(self, spec: ContainerSpec) -> None:
         """The container without the interpreter."""
@@ -105,8 +119,8 @@ class Template:
         self.devices = frozenset(f"{os.major(place):02x}:{os.minor(place):02x}" for place in places)
         self._process = document["process"]
 
-    def _load(self) -> None:
-        """Start the interpreter, and wait until it has imported what it should."""
+    def _begin(self) -> None:
+        """Start the interpreter."""
         setup, started, recipe = self._setup, self.started, self.recipe
         path = recipe.env.get("PYTHONPATH", "")
         env = {**recipe.env, "PYTHONPATH": f"{GUEST_PROGRAM}:{path}" if path else GUEST_PROGRAM}
@@ -126,12 +140,6 @@ class Template:
             os.close(output)
         self.pid = int(pid_file.read_text())
         self.pidfd = os.pidfd_open(self.pid)
-        self._channel.send({"modules": list(recipe.modules)})
-        ready, _ = self._channel.receive("ready")
-        if ready.get("threads") != 1:
-            raise TemplateFault(f"What it imported began {ready.get('threads')} threads, which no fork has.")
-        self.loaded = Loaded(_names(ready.get("read")), _reasons(ready.get("failed")), float(ready.get("took_ms") or 0))
-        self._usher = Usher(started.pid)
 
     @property
     def is_alive(self) -> bool:
@@ -143,7 +151,9 @@ class Template:
         channel, theirs = Channel.pair(ANSWER_TIMEOUT_S)
         try:
             assert self._channel is not None
-            self._channel.send({"masked": list(bundle.MASKED), "read_only": list(bundle.READ_ONLY)}, [theirs.fileno()])
+            self._channel.send(
+                {"masked": list(bundle.MASKED), "read_only": list(bundle.READ_ONLY), "pts": _TERMINALS}, [theirs.fileno()]
+            )
         except BaseException:
             channel.close()
             raise
@@ -156,6 +166,11 @@ class Template:
         with self._lock:
             assert self._usher is not None
             return self._usher.make()
+
+    def memory_bytes(self) -> int:
+        """What it has for itself."""
+        text = Path(f"/proc/{self.pid}/status").read_text()
+        return next((int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith("RssAnon:")), 0)
 
     def end(self) -> None:
         """No more forks: the interpreter ends, its children live on. Safe to repeat."""

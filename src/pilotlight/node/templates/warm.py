@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from pilotlight.core.containers import ContainerSpec
 from pilotlight.core.errors import NotIsolated
-from pilotlight.node import bundle, observed, seccomp, syscalls, verifier
+from pilotlight.node import bundle, kernel_shares, observed, seccomp, syscalls, verifier
 from pilotlight.node.setup import Setup, Started
 from pilotlight.node.templates import confinement
 from pilotlight.node.templates.channel import TemplateFault
@@ -75,6 +75,7 @@ def _enter(spec: ContainerSpec, spare: Spare, tree: int, stdout: int, stderr: in
         plan = {
             "hostname": spec.container_id,
             "capabilities": verifier.mask_of(bundle.DEFAULT_CAPABILITIES),
+            "user_limits": kernel_shares.user_limits(),
             "filter": seccomp.program().hex(),
         }
         spare.channel.send(plan, [tree, stdin, stdout, stderr])
@@ -82,6 +83,7 @@ def _enter(spec: ContainerSpec, spare: Spare, tree: int, stdout: int, stderr: in
         os.close(stdin)
         os.close(tree)
     answer, pid = spare.channel.receive("program")
+    kernel_shares.lower_limits(pid)
     if answer.get("shadowed"):
         raise TemplateFault(f"Files of the program are named like modules that are loaded: {answer['shadowed']}.")
     return pid

@@ -256,7 +256,7 @@ def become_init(channel: socket.socket, mapper: socket.socket, order: dict[str, 
         _, fds = receive(channel)  # its network
         setns(fds[0], CLONE_NEWNET)
         os.close(fds[0])
-        stage_devices()
+        stage_devices(order)
         stage_kernel_files(order)
         send(channel, staged=True)
         receive(channel)  # it is in its control groups now
@@ -271,6 +271,7 @@ def become_init(channel: socket.socket, mapper: socket.socket, order: dict[str, 
         if mapper.recv(1) != b"m":
             raise OSError("the template did not map the ids")
         mapper.close()
+        limit_users(order.pop("limits_at"), plan["user_limits"])
         drop_rights(int(plan["capabilities"]), bytes.fromhex(plan["filter"]))
         everything = signal.valid_signals()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, everything)
@@ -292,12 +293,12 @@ def become_init(channel: socket.socket, mapper: socket.socket, order: dict[str, 
     os._exit(init(channel, program, everything))
 
 
-def stage_devices() -> None:
+def stage_devices(order: dict[str, Any]) -> None:
     dev = STAGE + "/dev"
     mount("tmpfs", dev, "tmpfs", MS_NOSUID | MS_STRICTATIME, "mode=755,size=65536k")
     for name in ("pts", "shm", "mqueue"):
         os.mkdir(dev + "/" + name, 0o755)
-    mount("devpts", dev + "/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5")
+    mount("devpts", dev + "/pts", "devpts", MS_NOSUID | MS_NOEXEC, order["pts"])
     mount("shm", dev + "/shm", "tmpfs", MS_NOSUID | MS_NOEXEC | MS_NODEV, "mode=1777")
     mount("mqueue", dev + "/mqueue", "mqueue", MS_NOSUID | MS_NOEXEC | MS_NODEV)
     for name in ("null", "zero", "full", "tty", "random", "urandom"):
@@ -313,6 +314,7 @@ def stage_devices() -> None:
 
 def stage_kernel_files(order: dict[str, Any]) -> None:
     mount("proc", STAGE + "/proc", "proc", MS_NOSUID | MS_NOEXEC | MS_NODEV)
+    order["limits_at"] = os.open(STAGE + "/proc/sys/user", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     mount("sysfs", STAGE + "/sys", "sysfs", MS_NOSUID | MS_NOEXEC | MS_NODEV | MS_RDONLY)
     for path in order["read_only"]:
         if os.path.exists(STAGE + path):
@@ -346,6 +348,15 @@ def enter_root(tree: int, hostname: str) -> None:
     os.chdir("/")
     name = hostname.encode()
     checked(libc.sethostname(name, len(name)), "sethostname")
+
+
+def limit_users(directory: int, limits: dict[str, str]) -> None:
+    """Bound what the kernel counts for this user namespace: only its own root may, and not for long."""
+    for name, value in limits.items():
+        file = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory)
+        os.write(file, value.encode())
+        os.close(file)
+    os.close(directory)
 
 
 def drop_rights(kept: int, program: bytes) -> None:

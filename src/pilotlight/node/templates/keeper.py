@@ -1,0 +1,248 @@
+"""Which templates there are: begun at the first use of an image, kept while they are useful, ended when memory is wanted.
+
+Owns one invariant: nobody ever waits for a template. A container whose template is not ready starts the ordinary way, and so does
+one whose fork fails; a template that failed is ended, and tried again only after a while. A template that is ended takes no
+container with it: what is left of it goes with its last one. All of it runs on the event loop; what blocks runs on threads.
+"""
+
+import asyncio
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import structlog
+
+from pilotlight.config import Settings
+from pilotlight.core.containers import ContainerSpec, Recipe
+from pilotlight.core.errors import NotIsolated, PilotlightError
+from pilotlight.node.memory import offered_mib
+from pilotlight.node.setup import Setup
+from pilotlight.node.templates.fitness import misfit
+from pilotlight.node.templates.spare import Spare, discard, make_spare
+from pilotlight.node.templates.template import Template
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+MAX_FORKS = 5_000  # of one template, before a new one takes its place
+MAX_AGE_S = 6 * 3600.0
+SPARES = 1  # children of each template that wait for what they become
+RETRY_S = 60.0  # after a template failed, before its recipe is tried again; doubles each time
+MAX_RETRY_S = 3600.0
+MAX_FAULTS = 3  # failed forks, before a template is ended
+
+Key = tuple[Any, ...]
+
+
+@dataclass
+class Kept:
+    """A recipe, and its template if there is one."""
+
+    recipe: Recipe
+    template: Template | None = None
+    opening: "asyncio.Task[None] | None" = None
+    spares: deque[Spare] = field(default_factory=deque[Spare])
+    making: int = 0
+    forks: int = 0
+    faults: int = 0
+    failures: int = 0
+    opened_at: float = 0.0
+    used_at: float = 0.0
+    blocked_until: float = 0.0
+    memory_bytes: int = 0
+
+
+class Keeper:
+    """All templates of this machine."""
+
+    def __init__(self, setup: Setup, *, budget_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._setup = setup
+        self._budget_bytes = budget_bytes
+        self._clock = clock
+        self._kept: dict[Key, Kept] = {}
+        self._children: dict[int, int] = {}  # by id of the template: how many containers came from it
+        self._ended: dict[int, Template] = {}  # that still have children
+        self._numbers = itertools.count(1)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._is_closing = False
+
+    def want(self, recipe: Recipe) -> Kept:
+        """See to it that there is a template by this recipe soon."""
+        kept = self._kept.setdefault(key_of(recipe), Kept(recipe))
+        kept.used_at = self._clock()
+        is_free = kept.template is None and kept.opening is None and self._clock() >= kept.blocked_until
+        if is_free and not self._is_closing and self._budget_bytes:
+            kept.opening = self._spawn(self._open(kept))
+        return kept
+
+    async def take(self, spec: ContainerSpec) -> Spare | None:
+        """A child that may become this container; None if it has to start the ordinary way."""
+        if spec.recipe is None or misfit(spec, spec.recipe) or self._is_closing:
+            return None
+        kept = self.want(spec.recipe)
+        template = kept.template
+        if template is None or misfit(spec, spec.recipe, template.loaded.read):
+            return None
+        while kept.spares:
+            spare = kept.spares.popleft()
+            if spare.is_alive:
+                return self._given(kept, spare)
+            self._spawn(self._discard(spare))
+        try:
+            return self._given(kept, await self._on_thread(make_spare, self._setup, template))
+        except (PilotlightError, OSError) as error:
+            self._fault(kept, template, error)
+            return None
+
+    def began(self, spare: Spare) -> None:
+        """It has become a container, and another may take its place."""
+        if (kept := self._kept.get(key_of(spare.template.recipe))) is not None:
+            kept.faults = 0
+            self._renew(kept)
+            self._refill(kept)
+
+    def failed(self, spare: Spare, error: Exception) -> None:
+        """It could not become one; it is gone."""
+        self.released(spare)
+        if (kept := self._kept.get(key_of(spare.template.recipe))) is not None:
+            self._fault(kept, spare.template, error)
+            self._refill(kept)
+
+    def released(self, spare: Spare) -> None:
+        """The container that it became has ended, or never began."""
+        template = spare.template
+        left = self._children[id(template)] = self._children.get(id(template), 1) - 1
+        if not left:
+            del self._children[id(template)]
+            if self._ended.pop(id(template), None) is not None:
+                self._spawn(self._on_thread(template.close))
+
+    async def close(self) -> None:
+        """End all templates; their containers must be gone."""
+        self._is_closing = True
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        for kept in self._kept.values():
+            await self._end(kept)
+        for template in self._ended.values():
+            await self._on_thread(template.close)
+        self._kept.clear()
+        self._ended.clear()
+
+    # ---- within ----
+
+    async def _open(self, kept: Kept) -> None:
+        number = next(self._numbers)
+        try:
+            template = await self._on_thread(Template.room, self._setup, kept.recipe, number)
+            await asyncio.to_thread(template.load)
+        except (PilotlightError, OSError) as error:
+            kept.failures += 1
+            pause_s = min(MAX_RETRY_S, RETRY_S * 2 ** (kept.failures - 1))
+            kept.blocked_until = self._clock() + pause_s
+            log.warning("template.failed", template=number, error=str(error), again_after_s=pause_s)
+            return
+        finally:
+            kept.opening = None
+        kept.template, kept.opened_at, kept.forks, kept.faults, kept.failures = template, self._clock(), 0, 0, 0
+        kept.memory_bytes = template.memory_bytes()
+        log.info("template.ready", template=number, took_ms=round(template.loaded.took_ms), memory_mib=kept.memory_bytes >> 20)
+        self._refill(kept)
+        await self._make_room(kept)
+
+    async def _make_room(self, newest: Kept) -> None:
+        """End what was not used for the longest time, until the others fit into the budget."""
+        while True:
+            alive = [kept for kept in self._kept.values() if kept.template is not None]
+            if sum(kept.memory_bytes for kept in alive) <= self._budget_bytes:
+                return
+            victims = [kept for kept in alive if kept is not newest] or alive
+            victim = min(victims, key=lambda kept: kept.used_at)
+            log.info("template.evicted", memory_mib=victim.memory_bytes >> 20, budget_mib=self._budget_bytes >> 20)
+            if victim is newest:  # larger than all that there is for templates
+                victim.blocked_until = self._clock() + MAX_RETRY_S
+            await self._end(victim)
+
+    def _renew(self, kept: Kept) -> None:
+        """What all children of a template share, such as the order of hashes, must not last."""
+        if kept.template is None or (kept.forks < MAX_FORKS and self._clock() - kept.opened_at < MAX_AGE_S):
+            return
+        log.info("template.renewed", forks=kept.forks)
+        self._spawn(self._end(kept))
+
+    def _given(self, kept: Kept, spare: Spare) -> Spare:
+        kept.forks += 1
+        self._children[id(spare.template)] = self._children.get(id(spare.template), 0) + 1
+        return spare
+
+    def _refill(self, kept: Kept) -> None:
+        missing = SPARES - len(kept.spares) - kept.making
+        for _ in range(missing):
+            if kept.template is not None and not self._is_closing:
+                kept.making += 1
+                self._spawn(self._make(kept, kept.template))
+
+    async def _make(self, kept: Kept, template: Template) -> None:
+        try:
+            spare = await self._on_thread(make_spare, self._setup, template)
+        except (PilotlightError, OSError) as error:
+            self._fault(kept, template, error)
+            return
+        finally:
+            kept.making -= 1
+        if kept.template is template and not self._is_closing:
+            kept.spares.append(spare)
+        else:
+            await self._discard(spare)
+
+    def _fault(self, kept: Kept, template: Template, error: Exception) -> None:
+        log.warning("template.fault", template=template.started.container_id, error=str(error))
+        kept.faults += 1
+        if kept.template is not template:
+            return
+        if isinstance(error, NotIsolated) or kept.faults >= MAX_FAULTS or not template.is_alive:
+            kept.failures += 1
+            kept.blocked_until = self._clock() + min(MAX_RETRY_S, RETRY_S * 2 ** (kept.failures - 1))
+            self._spawn(self._end(kept))
+
+    async def _end(self, kept: Kept) -> None:
+        """No more children; those that became containers live on."""
+        template, kept.template = kept.template, None
+        spares, kept.spares = kept.spares, deque[Spare]()
+        for spare in spares:
+            await self._discard(spare)
+        if template is None:
+            return
+        if self._children.get(id(template)):
+            self._ended[id(template)] = template
+            await self._on_thread(template.end)
+        else:
+            await self._on_thread(template.close)
+
+    async def _discard(self, spare: Spare) -> None:
+        await self._on_thread(discard, self._setup, spare)
+
+    async def _on_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._setup.threads, work, *arguments)
+
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def budget_of(settings: Settings) -> int:
+    """Bytes that templates may have for themselves; 0: there are to be none."""
+    if not settings.warm_starts or Path(settings.oci_runtime).name != "crun":
+        return 0
+    return (settings.warm_memory_mib or offered_mib(settings) // 10) << 20
+
+
+def key_of(recipe: Recipe) -> Key:
+    """What two containers must have in common to come from one template."""
+    return (recipe.layers, recipe.args, tuple(sorted(recipe.env.items())), recipe.modules)
