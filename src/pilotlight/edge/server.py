@@ -22,7 +22,7 @@ from pilotlight.wire.tls import certificate_of
 GRACE_S = 10
 KEEP_ALIVE_S = 75  # of a connection without a request; browsers and proxies close theirs sooner
 BACKLOG = 2048  # connections that wait while the edge is being restarted
-FIRST_WORD_S = 5.0  # so long an edge that starts waits to be told of routes before it serves
+FIRST_WORD_S = 20.0  # so long an edge that starts waits to be told of routes before it serves
 SIGNING_KEY_FILE = "signing.key"
 
 log = structlog.get_logger()
