@@ -84,6 +84,25 @@ def _namespaces(facts: Facts) -> Finding:
     )
 
 
+def _verification(facts: Facts) -> Finding:
+    if facts.cannot_hold:
+        return Finding(
+            "verification",
+            "problem",
+            f"processes can't be held by ptrace ({facts.cannot_hold}), and no container begins before it was looked at",
+            "sysctl -w kernel.yama.ptrace_scope=1",
+        )
+    if facts.cannot_read_filters:
+        return Finding(
+            "verification",
+            "warning",
+            f"this kernel does not tell a process's filter of system calls ({facts.cannot_read_filters}): that there is one is "
+            "checked, not which, and no container starts warm",
+            "use a kernel with CONFIG_CHECKPOINT_RESTORE, and start the platform outside of a seccomp profile",
+        )
+    return Finding("verification", "ok", "each container is looked at before it begins")
+
+
 def _programs(facts: Facts) -> Iterator[Finding]:
     for name, program in PROGRAMS.items():
         if name in facts.programs:
@@ -209,6 +228,7 @@ CHECKS: tuple[Callable[[Facts], Finding | Iterator[Finding]], ...] = (
     _overlay,
     _cgroups,
     _namespaces,
+    _verification,
     _programs,
     _ports,
     _netfilter,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pilotlight.cli.machine_gpus import GpuFacts, gather_gpus
 from pilotlight.config import Settings
+from pilotlight.node import tracing
 from pilotlight.node.disk import LOOP, method
 from pilotlight.supervisor import lock
 from pilotlight.supervisor.addresses import holder_of, is_listening, parse
@@ -75,6 +76,8 @@ class Facts:
     inotify_watches: int
     localhost_names: bool
     gpus: GpuFacts = field(default_factory=GpuFacts)
+    cannot_hold: str = ""  # why processes can't be held still to be looked at
+    cannot_read_filters: str = ""  # why a process's filter of system calls can't be read
     disk_limits: str = LOOP  # what carries the limits of `ephemeral_disk`: node.disk.method
 
 
@@ -168,6 +171,7 @@ def gather(settings: Settings) -> Facts:
     ports, holders = _ports(settings, is_running=is_running)
     layout, controllers, writable = _cgroups()
     programs = _programs()
+    cannot_hold, cannot_read_filters = tracing.trial() if is_root else ("", "")
     release = platform.release()
     place = _existing(settings.state)
     return Facts(
@@ -181,6 +185,8 @@ def gather(settings: Settings) -> Facts:
         cgroup_writable=writable,
         user_namespaces=_number("/proc/sys/user/max_user_namespaces"),
         programs=programs,
+        cannot_hold=cannot_hold,
+        cannot_read_filters=cannot_read_filters,
         ports=ports,
         port_holders=holders,
         is_running=is_running,

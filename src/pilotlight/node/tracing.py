@@ -9,12 +9,14 @@ import ctypes
 import errno
 import os
 import signal
+import subprocess
 
 from pilotlight.node import syscalls
 
 _SEIZE, _INTERRUPT, _CONT, _DETACH, _GET_FILTER = 0x4206, 0x4207, 7, 17, 0x420C
 _OPTION_TRACE_EXEC, _OPTION_EXIT_KILL = 1 << 4, 1 << 20
 _EVENT_EXEC, _EVENT_STOP = 4, 128
+_TRIED = ("sleep", "60")
 INSTRUCTION_BYTES = 8  # of classic BPF: struct sock_filter
 MAX_FILTERS = 8  # more than this were never put upon a process by us
 
@@ -93,3 +95,20 @@ class Held:
             if happened == event:
                 return True
             syscalls.ptrace(_CONT, self.pid, 0, 0 if happened or stopped_by == signal.SIGTRAP else stopped_by)
+
+
+def trial() -> tuple[str, str]:
+    """Why this machine lets us hold no process, and why it tells no filters; each empty if it does. Tries it on a child."""
+    with subprocess.Popen(_TRIED, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+        try:
+            with Held(child.pid) as held:
+                held.stop()
+                try:
+                    held.filters()
+                except OSError as error:
+                    return "", str(error)
+            return "", ""
+        except OSError as error:
+            return str(error), ""
+        finally:
+            child.kill()

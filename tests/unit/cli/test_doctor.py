@@ -43,6 +43,13 @@ def complaints(facts: Facts) -> list[Finding]:
     return [finding for finding in examine(facts) if finding.level != "ok"]
 
 
+def test_a_machine_on_which_nothing_can_be_looked_at_runs_no_container() -> None:
+    [found] = complaints(replace(GOOD, cannot_hold="Operation not permitted"))
+    assert (found.level, found.check) == ("problem", "verification") and "ptrace_scope" in found.mend
+    [found] = complaints(replace(GOOD, cannot_read_filters="Input/output error"))
+    assert (found.level, found.check) == ("warning", "verification") and "no container starts warm" in found.message
+
+
 def test_a_good_machine_has_nothing_to_mend() -> None:
     assert complaints(GOOD) == []
     assert all(not finding.mend for finding in examine(GOOD))
