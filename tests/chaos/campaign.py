@@ -23,6 +23,7 @@ DEPLOY_TIMEOUT_S = 600.0  # the first one builds an image from nothing
 CALM_S = 120.0  # for all that was under way when the faults are over
 REST_S = 90.0  # for the containers to end when nobody asks for anything
 IDLE_S = 3.0
+SETTLE_S = 5.0  # after the last fault, until clients are told to come to an end
 SHORT_LIVES = {  # what nobody needs any more goes at once, so that what is left can be counted
     "PILOTLIGHT_RESULT_TTL_S": "1",
     "PILOTLIGHT_GC_GRACE_S": "1",
@@ -152,6 +153,8 @@ def campaign(
     with at_work(target, roles, seed, directory) as clients:
         say("all clients are at work")
         run_events(faults, events, minutes, say)
+        wait_for(lambda: set(target.pids()) >= set(traces.ROLES), CALM_S, "all processes are there")
+        time.sleep(SETTLE_S)
         late = clients.stop(CALM_S)
         dead = clients.dead()
         tally = verdict.judge(clients.entries(), faults.windows)

@@ -14,6 +14,7 @@ import struct
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 OPTIONS = "loop,commit=60,data=writeback,noauto_da_alloc"
@@ -21,6 +22,8 @@ _SHUTDOWN, _NO_LOG_FLUSH = 0x8004587D, 2  # EXT4_IOC_SHUTDOWN, EXT4_GOING_FLAGS_
 _NEW_NAMESPACE = 0x00020000  # CLONE_NEWNS: linux/sched.h
 _FREEZE, _THAW = 0xC0045877, 0xC0045878  # FIFREEZE, FITHAW: linux/fs.h
 BLOCK_BYTES = 4096
+ROOM_BYTES = 64 << 20  # of a disk that is being filled: written rather than allocated
+PIECE = b"\0" * (64 << 10)
 LET_GO_S = 0.5
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -81,16 +84,15 @@ class Disk:
 
     def fill(self) -> None:
         """Leave no room."""
-        descriptor = os.open(self._filler, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC)
-        size_bytes, step_bytes = 0, 1 << 40
+        descriptor = os.open(self._filler, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC)
         try:
-            while step_bytes >= BLOCK_BYTES:
-                step_bytes = min(step_bytes, max(_free_bytes(self.path), BLOCK_BYTES))
-                try:
-                    _allocate(descriptor, size_bytes, step_bytes)
-                    size_bytes += step_bytes
-                except OSError:
-                    step_bytes //= 2  # what is free is said without what the file system itself takes for a file of that size
+            # The most of it without a byte written. Asked for more than there is, ext4 would search for a long time.
+            _allocate(descriptor, max(BLOCK_BYTES, _free_bytes(self.path) - ROOM_BYTES))
+            for piece in (PIECE, PIECE[:BLOCK_BYTES], PIECE[:BLOCK_BYTES]):
+                with suppress(OSError):  # no space left on device: that is the aim
+                    while os.write(descriptor, piece):
+                        pass
+                os.fsync(descriptor)  # what was put by for the file system's own blocks is free now
         finally:
             os.close(descriptor)
 
@@ -127,9 +129,9 @@ def _free_bytes(path: Path) -> int:
     return room.f_bavail * room.f_frsize
 
 
-def _allocate(descriptor: int, start: int, length: int) -> None:
+def _allocate(descriptor: int, length: int) -> None:
     # fallocate(2) itself: posix_fallocate of a file system that can't writes zeros until it is full.
-    if _libc.fallocate(descriptor, 0, ctypes.c_int64(start), ctypes.c_int64(length)):
+    if _libc.fallocate(descriptor, 0, ctypes.c_int64(0), ctypes.c_int64(length)):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from chaos.disk import Disk
 
 from pilotlight.config import Settings
 from pilotlight.core import errors
@@ -291,6 +292,27 @@ def test_a_limited_disk_is_full_when_it_is_and_nothing_of_it_is_left(
     uvloop.run(check())
 
 
+def test_nothing_starts_on_a_full_disk_and_that_is_said(settings: Settings, rootfs: Path, tmp_path: Path) -> None:
+    """Overlayfs would be there, read-only, for want of its working directory."""
+    own = Disk(tmp_path / "disk.img", settings.state)
+    own.make(64)
+    own.mount()
+
+    async def check() -> None:
+        async with opened(settings) as runtime:
+            assert (await run(runtime, shell(rootfs, "touch /file")))[0].code == 0
+            own.fill()
+            with pytest.raises(errors.DiskFull):
+                await run(runtime, shell(rootfs, "touch /file"))
+            own.make_room()
+            assert (await run(runtime, shell(rootfs, "touch /file")))[0].code == 0
+
+    try:
+        uvloop.run(check())
+    finally:
+        own.unmount()
+
+
 def test_signals_reach_the_program_and_kill_reaches_all(settings: Settings, rootfs: Path) -> None:
     async def check() -> None:
         async with opened(settings) as runtime:
@@ -347,7 +369,7 @@ def test_what_cannot_start_says_why_and_leaves_nothing(settings: Settings, rootf
                 await run(runtime, shell(rootfs, "true", user="nobody-knows"))
             with pytest.raises(errors.PilotlightError, match=r"/nonexistent could not be mounted"):
                 await run(runtime, shell(Path("/nonexistent"), "true"))
-            assert not [name for _, name in socket.if_nameindex() if name.startswith("pv")]
+            assert not [name for _, name in socket.if_nameindex() if name.startswith(f"pv{settings.instance}")]
             ended, output = await run(runtime, shell(rootfs, "id -u; id -g", user="www-data"))  # the id is free again
             assert (ended.code, output.text) == (0, "33\n33\n")
 

@@ -7,7 +7,10 @@ LONGEST_SPAN_S = 7 * 24 * 3600.0
 PERCENTILES = (5_000, 9_000, 9_500, 9_900)  # in basis points
 
 _ERRORS = frozenset(
-    {"oom", "setup_failed", "not_isolated", "startup_timeout", "input_timeout", "gpu_failed", "lost", "lost with its node"}
+    {
+        *("oom", "setup_failed", "disk_full", "not_isolated", "startup_timeout", "input_timeout", "gpu_failed"),
+        *("lost", "lost with its node"),
+    }
 )
 
 

@@ -122,6 +122,7 @@ class Stage:
             ) from error
         finally:
             syscalls.set_filesystem_ids(0)
+        _require_writable(self.root, upper.parent)
 
     @contextlib.contextmanager
     def as_container_root(self) -> Generator[None]:
@@ -181,6 +182,18 @@ class Stage:
         else:
             point.touch(mode=0o644)
         return point
+
+
+def _require_writable(root: Path, place: Path) -> None:
+    """Where overlayfs can't make its working directory it mounts all the same, read-only: programs would fail of it in odd ways."""
+    if not os.statvfs(root).f_flag & os.ST_RDONLY:
+        return
+    room = os.statvfs(place)
+    if not room.f_bavail or not room.f_favail:
+        raise errors.DiskFull(f"The disk of the node is full. Make room on the file system of {place}.")
+    raise errors.PilotlightError(
+        f"The container's file system came out read-only, though {place} has room. The kernel's log (dmesg) says why."
+    )
 
 
 def _base_namespace() -> int:

@@ -6,6 +6,7 @@ system, bundle, `create` (namespaces exist, the program does not run), network, 
 """
 
 import contextlib
+import errno
 import json
 import os
 import resource
@@ -177,7 +178,8 @@ class Setup:
         except BaseException as error:
             self.undo(started)
             if isinstance(error, OSError):
-                raise errors.PilotlightError(f"Container {spec.container_id} could not be set up: {error}.") from error
+                what = errors.DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else errors.PilotlightError
+                raise what(f"Container {spec.container_id} could not be set up: {error}.") from error
             raise
         return started
 

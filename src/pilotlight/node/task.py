@@ -5,6 +5,7 @@ then is in the hello of every new stream. Every wait on a container has a limit 
 """
 
 import asyncio
+import errno
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -15,7 +16,7 @@ import structlog
 from modal_proto import api_pb2
 
 from pilotlight.core.containers import ContainerSpec, Exit, OnOutput, RunningContainer
-from pilotlight.core.errors import InvalidInput, NotIsolated, PilotlightError
+from pilotlight.core.errors import DiskFull, InvalidInput, NotIsolated, PilotlightError
 from pilotlight.node.answers import Answer, Answers
 from pilotlight.node.inputs import Batch, Inputs
 from pilotlight.node.outbox import Outbox
@@ -109,9 +110,13 @@ class Task:
             except NotIsolated as error:
                 self._reason = self._reason or "not_isolated"
                 message = str(error)
+            except DiskFull as error:
+                self._reason = self._reason or "disk_full"
+                message = str(error)
             except PilotlightError as error:
                 message = str(error)
             except OSError as error:
+                self._reason = self._reason or ("disk_full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "")
                 message = f"Container {self.task_id} can't be set up on this machine: {error}. `pilotlight doctor` may know more."
             except Exception as error:  # a fault of ours must count as a failed start, or it would be tried for ever
                 log.error("setup_crashed", task_id=self.task_id, exc_info=error)

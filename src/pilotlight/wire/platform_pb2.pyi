@@ -450,7 +450,7 @@ class TaskExited(_message.Message):
     exit_code: _builtins.int
     """128 + signal for a signal"""
     reason: _builtins.str
-    """"exited", "oom", "stopped", "startup_timeout", "input_timeout", "setup_failed", "lost"; "cannot_run": another try would not help"""
+    """"exited", "oom", "stopped", "startup_timeout", "input_timeout", "setup_failed", "disk_full", "lost"; "cannot_run": another try would not help"""
     message: _builtins.str
     """for people, where the reason needs words (set-up failed: why)"""
     peak_memory_bytes: _builtins.int

@@ -257,3 +257,22 @@ def test_an_input_whose_function_has_been_removed_keeps_no_server_from_starting(
         assert [item.call.call_id for pool in heart.server.pools for item in pool.queue] == [other.call_id]
 
     beat(tmp_path, scenario)
+
+
+def test_inputs_wait_for_a_node_whose_disk_is_full_however_often_a_start_fails(tmp_path: Path) -> None:
+    async def scenario(heart: Heart) -> None:
+        node = FakeNode(heart)
+        await node.connect()
+        function_id = await heart.define()
+        call = await heart.call(function_id)
+        pool = await heart.pool(function_id)
+        for _ in range(5):
+            await node.exit(await node.start(function_id), exit_code=1, reason="disk_full", message="The disk of the node is full.")
+        assert len(pool.queue) == 1 and not (await heart.outputs(call.call_id)).items
+        assert "disk of the node is full" in str(heart.server.overview.document()["waiting"])
+        task = await node.ready(function_id)
+        [(input_id, attempt)] = node.delivered()[-1]
+        assert not await node.answer(task, input_id, attempt)
+        assert len((await heart.outputs(call.call_id)).items) == 1
+
+    beat(tmp_path, scenario)
