@@ -7,6 +7,7 @@ import click
 
 from pilotlight.cli.options import settings_for, state_flag, state_option
 from pilotlight.config import Settings
+from pilotlight.node import strict
 from pilotlight.supervisor.start import bring_down, bring_up
 
 
@@ -52,6 +53,9 @@ RATE = Rate()
 @click.option("--tunnel-ports", metavar="N-N", help="Its ports without TLS, at the same address (default 20000-20999).")
 @click.option("--web-rate-limit", metavar="N|off", type=RATE, help="Requests a second of one web function (default 200).")
 @click.option("--web-workspace-rate-limit", metavar="N|off", type=RATE, help="Of all web functions together (default off).")
+@click.option(
+    "--isolation", type=click.Choice(["ordinary", "strict"]), help="strict: gVisor between functions and this machine's kernel."
+)
 @click.option("--gpus", metavar="KIND:N[,…]", help="GPUs that this machine is said to have, or none (default: those it has).")
 @click.option("--reject-unplaceable", is_flag=True, default=None, help="Inputs that no node could ever run fail at once.")
 @click.option("--gpu-share", metavar="KIND=N[,…]", help="Let so many containers share a GPU of a kind (default: one has it alone).")
@@ -62,6 +66,8 @@ RATE = Rate()
 def up(detach: bool, state: Path | None, domain: str | None, labels: tuple[str, ...], **flags: object) -> None:
     """Start the platform on this machine."""
     settings = settings_for(state, web_domain=domain, node_labels=",".join(labels) or None, **flags)
+    if settings.isolation == "strict" and (problem := strict.missing()):
+        raise click.ClickException(problem)
     running = bring_up(settings, detach=detach, announce=_announce)
     if running is not None:
         click.echo(f"Pilotlight is already running (pid {running.pid}): API {running.api}, web {running.web}")

@@ -42,6 +42,7 @@ PROGRAMS: Mapping[str, Program] = {
     "skopeo": Program("fetches images from registries", "skopeo", needed=False),
     "rclone": Program("mounts buckets (modal.CloudBucketMount)", "rclone", needed=False),
     "fusermount3": Program("mounts buckets (modal.CloudBucketMount)", "fuse3", needed=False),
+    "runsc": Program("answers system calls of functions under --isolation strict", "runsc", needed=False),
     "uv": Program("installs the client's dependencies for containers", ""),
 }
 

@@ -27,7 +27,7 @@ import structlog
 from pilotlight.config import Settings
 from pilotlight.core import errors
 from pilotlight.core.containers import ContainerSpec
-from pilotlight.node import bundle, cgroups, disk, dns, kernel_shares, syscalls, verifier
+from pilotlight.node import bundle, cgroups, disk, dns, kernel_shares, strict, syscalls, verifier
 from pilotlight.node.admission import Admission, at, resolved
 from pilotlight.node.memory import offered_mib
 from pilotlight.node.network import INTERFACE, Network, Port
@@ -77,6 +77,8 @@ class Started:
     forked: Forked | None = None  # where no OCI runtime made it
     wanted: bundle.Bundle | None = None
     staged: tuple[Mount, ...] = ()  # what its root and binds show
+    is_strict: bool = False
+    companions: tuple[int, ...] = ()  # processes beside a strict one's, to be ended with it
     setup_ms: dict[str, float] = field(default_factory=dict)
 
     @contextlib.contextmanager
@@ -103,6 +105,7 @@ class Setup:
         self._disk_mib = settings.ephemeral_disk_mib
         self._runtime = settings.oci_runtime
         self._runtime_dir = settings.run_dir / "oci"
+        self._is_strict = settings.isolation == "strict"
         self.init = Path()
         self.admission = Admission()
         self.sysctls: dict[str, str] = {}
@@ -122,6 +125,8 @@ class Setup:
         self.init = _find_init()
         if shutil.which(self._runtime) is None:
             raise errors.PilotlightError(f"The OCI runtime {self._runtime} is missing. Install it: apt-get install {self._runtime}")
+        if self._is_strict and (problem := strict.missing()):
+            raise errors.PilotlightError(problem)
         self.sweep()
         for directory in (self._run_dir, self._containers_dir, self._run_dir / "stage"):
             directory.mkdir(parents=True, exist_ok=True)
@@ -160,6 +165,8 @@ class Setup:
         """Set up and start; on one of `threads`. Raises a PilotlightError, with everything undone."""
         started = self.prepare(spec)
         try:
+            if started.is_strict:
+                strict.refuse(spec)
             with started.step("directories"):
                 self.reserve(spec, started)
             with started.step("cgroups"):
@@ -168,6 +175,9 @@ class Setup:
                 self._create(spec, started, stdout, stderr)
             with started.step("network"):
                 self._connect(started)
+            if started.is_strict:
+                self._start_strict(started)
+                return started
             with Held(started.pid, follow_exec=True) as held:
                 with started.step("start"):
                     self.call_runtime(started, "start", started.container_id)
@@ -183,6 +193,15 @@ class Setup:
             raise
         return started
 
+    def _start_strict(self, started: Started) -> None:
+        """What runs already is gVisor, which has none of the image's code yet."""
+        with started.step("verify"):
+            started.companions = strict.companions(started.pid, started.group)
+            strict.check(started.container_id, started.pid, started.group)
+        with started.step("start"), self.stage.private(), strict.without_network_settings(self._run_dir / "stage" / "settings"):
+            self.call_runtime(started, "start", started.container_id)
+            strict.check_filter(started.container_id, started.pid)
+
     def clean_upper(self, started: Started) -> None:
         """Remove the overlay's working directory beside the upper one."""
         shutil.rmtree(started.upper.parent / started.upper.work, ignore_errors=True)
@@ -195,6 +214,8 @@ class Setup:
     def _forget(self, started: Started) -> None:
         if started.forked is not None:
             started.forked.close()
+        elif started.is_strict:
+            strict.bury(started.container_id, started.companions, self._runtime_dir)
         else:
             self.call_runtime(started, "delete", "--force", started.container_id, check=False)
 
@@ -245,7 +266,8 @@ class Setup:
         else:
             upper = Upper(spec.upper.parent, spec.upper.name, f".work-{spec.container_id}", durable=True)
         container_id = spec.container_id
-        return Started(container_id, self._containers_dir / container_id, upper, self.groups.of(container_id))
+        is_strict = self._is_strict and strict.is_meant(spec)
+        return Started(container_id, self._containers_dir / container_id, upper, self.groups.of(container_id), is_strict=is_strict)
 
     def reserve(self, spec: ContainerSpec, started: Started) -> None:
         """Make its directories and files, and take an address unless it has one."""
@@ -337,10 +359,12 @@ class Setup:
         for pipe in (stdout, stderr):  # so that /dev/stdout can be opened anew
             os.fchown(pipe, self.ids.first + wanted.user.uid, self.ids.first + wanted.user.gid)
         # Some hooks run as the container's root, and read the document to find its file system.
-        self.create(started, bundle.config(wanted), stdout, stderr, readable=bool(spec.hooks))
+        document = strict.document(bundle.config(wanted)) if started.is_strict else bundle.config(wanted)
+        self.create(started, document, stdout, stderr, readable=bool(spec.hooks))
 
     def _connect(self, started: Started) -> None:
-        share = kernel_shares.Share(started.pid)  # takes about as long as the network, so both at once
+        # Takes about as long as the network, so both at once. A strict one's users are known to gVisor only.
+        share = None if started.is_strict else kernel_shares.Share(started.pid)
         namespace = os.open(f"/proc/{started.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
             if started.port is None:
@@ -349,7 +373,8 @@ class Setup:
                 self.network.attach(started.port, namespace)
         finally:
             os.close(namespace)
-            share.settle()
+            if share is not None:
+                share.settle()
 
     def call_runtime(
         self,
@@ -363,8 +388,11 @@ class Setup:
     ) -> None:
         """Run the OCI runtime's command; raises PilotlightError with what its log says."""
         log_path = started.directory / "oci.log"
-        command = [self._runtime, "--root", str(self._runtime_dir), "--log", str(log_path), "--log-format", "json"]
-        command += ["--cgroup-manager=disabled", *arguments] if Path(self._runtime).name == "crun" else arguments
+        if started.is_strict:
+            command = [*strict.command(self._runtime_dir, log_path), *arguments]
+        else:
+            command = [self._runtime, "--root", str(self._runtime_dir), "--log", str(log_path), "--log-format", "json"]
+            command += ["--cgroup-manager=disabled", *arguments] if Path(self._runtime).name == "crun" else arguments
         environment = {"PATH": bundle.DEFAULT_PATH}
         if group is not None:
             # The shell steps into the groups and becomes the runtime: what it forks is inside from its first instruction on.
