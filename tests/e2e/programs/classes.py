@@ -104,7 +104,8 @@ class FailsToEnter:
 
 def check_hooks_and_methods() -> None:
     plain = Plain()
-    assert plain.events_so_far.remote() == ["enter", "enter too", "call"]
+    events = plain.events_so_far.remote()
+    assert events[:3] == ["enter", "enter too", "call"] and set(events[3:]) <= {"call"}, events  # another check calls it, too
     assert plain.events_so_far.remote(more="again")[:2] == ["enter", "enter too"]
     assert plain.in_async.remote(4) == "plain 4 helped"
     assert list(plain.generate.remote_gen(3)) == [0, 1, 2]

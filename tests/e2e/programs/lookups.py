@@ -25,6 +25,9 @@ def check_functions() -> None:
     assert stats.backlog == 0 and stats.num_total_runners >= 1, stats
 
 
+check_functions.last = True  # type: ignore[attr-defined] - by itself: other checks call what it counts, too
+
+
 def check_classes() -> None:
     shelf = modal.Cls.from_name("deployed", "Shelf")
     assert shelf(label="a").put.remote("x") == ["a", "x"]
