@@ -24,6 +24,7 @@ from pilotlight.node.rootfs import IdMap
 from pilotlight.node.setup import Setup, Started
 from pilotlight.node.templates import warm
 from pilotlight.node.templates.keeper import Keeper, budget_of
+from pilotlight.node.templates.making import OnThreads
 from pilotlight.node.templates.spare import Spare
 
 __all__ = ["Bind", "Container", "ContainerSpec", "Exit", "OnOutput", "Runtime", "sweep"]
@@ -42,7 +43,7 @@ class Runtime:
 
     def __init__(self, settings: Settings, ids: IdMap | None = None) -> None:
         self._setup = Setup(settings, ids or IdMap())
-        self._keeper = Keeper(self._setup, budget_bytes=budget_of(settings))
+        self._keeper = Keeper(OnThreads(self._setup), budget_bytes=budget_of(settings), memory=settings.node_dir / "templates.json")
         self._forwarder = Forwarder(self._setup.network.link_local)
         self._containers: dict[str, Container] = {}
         self._leaving: dict[str, asyncio.Task[None]] = {}  # ended and reported, being cleaned up
@@ -68,6 +69,7 @@ class Runtime:
             await asyncio.to_thread(self._setup.close)
             raise
         self._is_open = True
+        await self._keeper.open()
 
     async def start(self, spec: ContainerSpec, on_output: OnOutput) -> Container:
         """Start a container; its program runs when this returns. Raises a PilotlightError that says why it couldn't."""

@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,9 +20,10 @@ from pilotlight.config import Settings
 from pilotlight.core.containers import ContainerSpec, Recipe
 from pilotlight.core.errors import NotIsolated, PilotlightError
 from pilotlight.node.memory import offered_mib
-from pilotlight.node.setup import Setup
+from pilotlight.node.templates import remembered
 from pilotlight.node.templates.fitness import misfit
-from pilotlight.node.templates.spare import Spare, discard, make_spare
+from pilotlight.node.templates.making import Making
+from pilotlight.node.templates.spare import Spare
 from pilotlight.node.templates.template import Template
 
 log = structlog.get_logger()
@@ -31,7 +32,7 @@ T = TypeVar("T")
 MAX_FORKS = 5_000  # of one template, before a new one takes its place
 MAX_AGE_S = 6 * 3600.0
 SPARES = 1  # children of each template that wait for what they become
-RETRY_S = 60.0  # after a template failed, before its recipe is tried again; doubles each time
+RETRY_S = 5.0  # after a template failed, before its recipe is tried again; doubles each time
 MAX_RETRY_S = 3600.0
 MAX_FAULTS = 3  # failed forks, before a template is ended
 
@@ -59,8 +60,12 @@ class Kept:
 class Keeper:
     """All templates of this machine."""
 
-    def __init__(self, setup: Setup, *, budget_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._setup = setup
+    def __init__(
+        self, making: Making, *, budget_bytes: int, memory: Path | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`memory`: the file in which the recipes of this machine are kept."""
+        self._making = making
+        self._memory = memory
         self._budget_bytes = budget_bytes
         self._clock = clock
         self._kept: dict[Key, Kept] = {}
@@ -69,6 +74,12 @@ class Keeper:
         self._numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._is_closing = False
+
+    async def open(self) -> None:
+        """Begin the templates that were used last."""
+        if self._budget_bytes and self._memory is not None:
+            for recipe in await asyncio.to_thread(remembered.load, self._memory):
+                self.want(recipe)
 
     def want(self, recipe: Recipe) -> Kept:
         """See to it that there is a template by this recipe soon."""
@@ -91,9 +102,9 @@ class Keeper:
             spare = kept.spares.popleft()
             if spare.is_alive:
                 return self._given(kept, spare)
-            self._spawn(self._discard(spare))
+            self._spawn(self._making.discard(spare))
         try:
-            return self._given(kept, await self._on_thread(make_spare, self._setup, template))
+            return self._given(kept, await self._making.spare(template))
         except (PilotlightError, OSError) as error:
             self._fault(kept, template, error)
             return None
@@ -101,7 +112,7 @@ class Keeper:
     def began(self, spare: Spare) -> None:
         """It has become a container, and another may take its place."""
         if (kept := self._kept.get(key_of(spare.template.recipe))) is not None:
-            kept.faults = 0
+            kept.faults = kept.failures = 0
             self._renew(kept)
             self._refill(kept)
 
@@ -119,17 +130,17 @@ class Keeper:
         if not left:
             del self._children[id(template)]
             if self._ended.pop(id(template), None) is not None:
-                self._spawn(self._on_thread(template.close))
+                self._spawn(self._making.close(template))
 
     async def close(self) -> None:
         """End all templates; their containers must be gone."""
         self._is_closing = True
+        for kept in self._kept.values():
+            self._retire(kept)
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
-        for kept in self._kept.values():
-            await self._end(kept)
         for template in self._ended.values():
-            await self._on_thread(template.close)
+            await self._making.close(template)
         self._kept.clear()
         self._ended.clear()
 
@@ -138,23 +149,30 @@ class Keeper:
     async def _open(self, kept: Kept) -> None:
         number = next(self._numbers)
         try:
-            template = await self._on_thread(Template.room, self._setup, kept.recipe, number)
-            await asyncio.to_thread(template.load)
+            template = await self._making.template(kept.recipe, number)
         except (PilotlightError, OSError) as error:
-            kept.failures += 1
-            pause_s = min(MAX_RETRY_S, RETRY_S * 2 ** (kept.failures - 1))
-            kept.blocked_until = self._clock() + pause_s
-            log.warning("template.failed", template=number, error=str(error), again_after_s=pause_s)
+            self._pause(kept)
+            log.warning("template.failed", template=number, error=str(error), again_after_s=kept.blocked_until - self._clock())
             return
         finally:
             kept.opening = None
-        kept.template, kept.opened_at, kept.forks, kept.faults, kept.failures = template, self._clock(), 0, 0, 0
+        kept.template, kept.opened_at, kept.forks, kept.faults = template, self._clock(), 0, 0
         kept.memory_bytes = template.memory_bytes()
         log.info("template.ready", template=number, took_ms=round(template.loaded.took_ms), memory_mib=kept.memory_bytes >> 20)
         self._refill(kept)
-        await self._make_room(kept)
+        self._make_room(kept)
+        await self._remember()
 
-    async def _make_room(self, newest: Kept) -> None:
+    async def _remember(self) -> None:
+        if self._memory is not None:
+            recent = sorted(self._kept.values(), key=lambda kept: -kept.used_at)
+            await asyncio.to_thread(remembered.save, self._memory, [kept.recipe for kept in recent])
+
+    def _pause(self, kept: Kept) -> None:
+        kept.failures += 1
+        kept.blocked_until = self._clock() + min(MAX_RETRY_S, RETRY_S * 2 ** (kept.failures - 1))
+
+    def _make_room(self, newest: Kept) -> None:
         """End what was not used for the longest time, until the others fit into the budget."""
         while True:
             alive = [kept for kept in self._kept.values() if kept.template is not None]
@@ -165,14 +183,14 @@ class Keeper:
             log.info("template.evicted", memory_mib=victim.memory_bytes >> 20, budget_mib=self._budget_bytes >> 20)
             if victim is newest:  # larger than all that there is for templates
                 victim.blocked_until = self._clock() + MAX_RETRY_S
-            await self._end(victim)
+            self._retire(victim)
 
     def _renew(self, kept: Kept) -> None:
         """What all children of a template share, such as the order of hashes, must not last."""
         if kept.template is None or (kept.forks < MAX_FORKS and self._clock() - kept.opened_at < MAX_AGE_S):
             return
         log.info("template.renewed", forks=kept.forks)
-        self._spawn(self._end(kept))
+        self._retire(kept)
 
     def _given(self, kept: Kept, spare: Spare) -> Spare:
         kept.forks += 1
@@ -188,7 +206,7 @@ class Keeper:
 
     async def _make(self, kept: Kept, template: Template) -> None:
         try:
-            spare = await self._on_thread(make_spare, self._setup, template)
+            spare = await self._making.spare(template)
         except (PilotlightError, OSError) as error:
             self._fault(kept, template, error)
             return
@@ -197,7 +215,7 @@ class Keeper:
         if kept.template is template and not self._is_closing:
             kept.spares.append(spare)
         else:
-            await self._discard(spare)
+            await self._making.discard(spare)
 
     def _fault(self, kept: Kept, template: Template, error: Exception) -> None:
         log.warning("template.fault", template=template.started.container_id, error=str(error))
@@ -205,29 +223,23 @@ class Keeper:
         if kept.template is not template:
             return
         if isinstance(error, NotIsolated) or kept.faults >= MAX_FAULTS or not template.is_alive:
-            kept.failures += 1
-            kept.blocked_until = self._clock() + min(MAX_RETRY_S, RETRY_S * 2 ** (kept.failures - 1))
-            self._spawn(self._end(kept))
+            self._pause(kept)
+            self._retire(kept)
 
-    async def _end(self, kept: Kept) -> None:
-        """No more children; those that became containers live on."""
+    def _retire(self, kept: Kept) -> "asyncio.Task[None] | None":
+        """No more children from now on; those that became containers live on. What is to be done for it goes on by itself."""
         template, kept.template = kept.template, None
         spares, kept.spares = kept.spares, deque[Spare]()
+        return self._spawn(self._end(template, spares)) if template is not None else None
+
+    async def _end(self, template: Template, spares: Iterable[Spare]) -> None:
         for spare in spares:
-            await self._discard(spare)
-        if template is None:
-            return
+            await self._making.discard(spare)
         if self._children.get(id(template)):
             self._ended[id(template)] = template
-            await self._on_thread(template.end)
+            await self._making.end(template)
         else:
-            await self._on_thread(template.close)
-
-    async def _discard(self, spare: Spare) -> None:
-        await self._on_thread(discard, self._setup, spare)
-
-    async def _on_thread(self, work: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._setup.threads, work, *arguments)
+            await self._making.close(template)
 
     def _spawn(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         task = asyncio.get_running_loop().create_task(work)
@@ -238,7 +250,7 @@ class Keeper:
 
 def budget_of(settings: Settings) -> int:
     """Bytes that templates may have for themselves; 0: there are to be none."""
-    if not settings.warm_starts or Path(settings.oci_runtime).name != "crun":
+    if not settings.warm_starts or settings.isolation != "ordinary" or Path(settings.oci_runtime).name != "crun":
         return 0
     return (settings.warm_memory_mib or offered_mib(settings) // 10) << 20
 

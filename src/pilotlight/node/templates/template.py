@@ -95,7 +95,7 @@ class Template:
             if ready.get("threads") != 1:
                 raise TemplateFault(f"What it imported began {ready.get('threads')} threads, which no fork has.")
             self.loaded = Loaded(_names(ready.get("read")), _reasons(ready.get("failed")), float(ready.get("took_ms") or 0))
-            self._usher = Usher(self.started.pid)
+            self._usher = Usher(self.started.pid, str(self.started.directory))
         except BaseException:
             if said := self._said():
                 log.info("template.said", template=self.started.container_id, output=said)

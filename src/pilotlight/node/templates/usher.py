@@ -15,9 +15,9 @@ _SERVE = "while read -r _; do unshare --net sh -c 'echo $$; read -r _' || exit 1
 class Usher:
     """The shell in one template's user namespace."""
 
-    def __init__(self, pid: int) -> None:
-        """`pid`: a process of that user namespace."""
-        command = ("nsenter", f"--user=/proc/{pid}/ns/user", "sh", "-c", _SERVE)
+    def __init__(self, pid: int, name: str) -> None:
+        """`pid`: a process of that user namespace; `name`: for lists of processes."""
+        command = ("nsenter", f"--user=/proc/{pid}/ns/user", "sh", "-c", _SERVE, name)
         self._shell = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0, start_new_session=True
         )

@@ -1,0 +1,63 @@
+"""What the keeper has done on the set-up threads: templates and spares, made and unmade."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+from pilotlight.core.containers import Recipe
+from pilotlight.node.setup import Setup
+from pilotlight.node.templates.spare import Spare, discard, make_spare
+from pilotlight.node.templates.template import Template
+
+T = TypeVar("T")
+
+
+class Making(Protocol):
+    """Makes and unmakes them; what fails raises PilotlightError or OSError, with everything undone."""
+
+    async def template(self, recipe: Recipe, number: int) -> Template:
+        """One that waits to be forked."""
+        ...
+
+    async def spare(self, template: Template) -> Spare:
+        """A child of it."""
+        ...
+
+    async def discard(self, spare: Spare) -> None:
+        """Remove one that became nothing."""
+        ...
+
+    async def end(self, template: Template) -> None:
+        """End its interpreter; its children live on."""
+        ...
+
+    async def close(self, template: Template) -> None:
+        """Remove it, and whatever came from it."""
+        ...
+
+
+class OnThreads:
+    """The real ones."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+
+    async def template(self, recipe: Recipe, number: int) -> Template:
+        template = await self._run(Template.room, self._setup, recipe, number)
+        await asyncio.to_thread(template.load)  # may take long: the set-up threads are for containers
+        return template
+
+    async def spare(self, template: Template) -> Spare:
+        return await self._run(make_spare, self._setup, template)
+
+    async def discard(self, spare: Spare) -> None:
+        await self._run(discard, self._setup, spare)
+
+    async def end(self, template: Template) -> None:
+        await self._run(template.end)
+
+    async def close(self, template: Template) -> None:
+        await self._run(template.close)
+
+    async def _run(self, work: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._setup.threads, work, *arguments)

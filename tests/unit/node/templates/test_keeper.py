@@ -1,0 +1,241 @@
+"""Which templates there are, with templates that are made of nothing."""
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+import pytest
+
+from pilotlight.core.containers import ContainerSpec, Recipe
+from pilotlight.core.errors import NotIsolated
+from pilotlight.node.templates.channel import TemplateFault
+from pilotlight.node.templates.keeper import MAX_FAULTS, MAX_FORKS, RETRY_S, Keeper
+
+T = TypeVar("T")
+ARGS = ("python", "-m", "modal._container_entrypoint")
+MIB = 1 << 20
+
+
+class Made:
+    """Stands in for what runs on threads; notes what it is asked for."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.memory_mib = 30
+        self.broken = ""
+
+    async def template(self, recipe: Recipe, number: int) -> Any:
+        self.said.append(f"template {number}")
+        if self.broken == "template":
+            raise TemplateFault("It ended.")
+        template = SimpleNamespace(
+            recipe=recipe,
+            number=number,
+            is_alive=True,
+            loaded=SimpleNamespace(read=frozenset({"MODAL_PROFILE"}), took_ms=1.0),
+            started=SimpleNamespace(container_id=f"template-{number}"),
+        )
+        template.memory_bytes = lambda: self.memory_mib * MIB
+        return template
+
+    async def spare(self, template: Any) -> Any:
+        self.said.append(f"spare of {template.number}")
+        if self.broken == "spare":
+            raise TemplateFault("It ended.")
+        return SimpleNamespace(template=template, is_alive=True)
+
+    async def discard(self, spare: Any) -> None:
+        self.said.append(f"discard of {spare.template.number}")
+
+    async def end(self, template: Any) -> None:
+        self.said.append(f"end {template.number}")
+
+    async def close(self, template: Any) -> None:
+        self.said.append(f"close {template.number}")
+
+
+class Bench:
+    """A keeper, its maker and its clock."""
+
+    def __init__(self, budget_mib: int = 100, memory: Path | None = None) -> None:
+        self.made = Made()
+        self.now = 1000.0
+        self.keeper = Keeper(self.made, budget_bytes=budget_mib * MIB, memory=memory, clock=lambda: self.now)  # type: ignore[arg-type]
+
+    async def rest(self) -> None:
+        """Until nothing is under way."""
+        while self.keeper._tasks:  # pyright: ignore[reportPrivateUsage]
+            await asyncio.gather(*self.keeper._tasks)  # pyright: ignore[reportPrivateUsage]
+
+    async def ready(self, spec: ContainerSpec) -> None:
+        assert await self.keeper.take(spec) is None  # the first never waits
+        await self.rest()
+
+
+def spec(image: str = "one", **env: str) -> ContainerSpec:
+    recipe = Recipe((Path(image),), ARGS, {"PATH": "/bin"})
+    return ContainerSpec("ta-1", (Path(image),), ARGS, {**recipe.env, **env}, recipe=recipe)
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(work)
+
+
+def test_the_first_start_begins_a_template_and_does_not_wait_for_it() -> None:
+    async def check() -> None:
+        bench = Bench()
+        await bench.ready(spec())
+        assert bench.made.said == ["template 1", "spare of 1"]
+        spare = await bench.keeper.take(spec())
+        assert spare is not None
+        bench.keeper.began(spare)
+        await bench.rest()
+        assert bench.made.said == ["template 1", "spare of 1", "spare of 1"]
+
+    run(check())
+
+
+def test_a_burst_forks_more_than_there_are_spares() -> None:
+    async def check() -> None:
+        bench = Bench()
+        await bench.ready(spec())
+        assert None not in await asyncio.gather(*(bench.keeper.take(spec()) for _ in range(10)))
+
+    run(check())
+
+
+def test_what_imports_have_read_keeps_a_container_from_being_forked() -> None:
+    async def check() -> None:
+        bench = Bench()
+        await bench.ready(spec())
+        assert await bench.keeper.take(spec(MODAL_PROFILE="mine")) is None
+
+    run(check())
+
+
+def test_the_longest_unused_goes_when_memory_is_short() -> None:
+    async def check() -> None:
+        bench = Bench(budget_mib=70)
+        for image in ("one", "two", "three"):
+            bench.now += 1
+            await bench.ready(spec(image))
+        assert [said for said in bench.made.said if said.startswith("close")] == ["close 1"]
+
+    run(check())
+
+
+def test_an_ended_template_is_removed_with_its_last_container() -> None:
+    async def check() -> None:
+        bench = Bench(budget_mib=40)
+        await bench.ready(spec("one"))
+        spare = await bench.keeper.take(spec("one"))
+        assert spare is not None
+        bench.keeper.began(spare)
+        await bench.ready(spec("two"))
+        assert "end 1" in bench.made.said and "close 1" not in bench.made.said
+        bench.keeper.released(spare)
+        await bench.rest()
+        assert bench.made.said[-1] == "close 1"
+
+    run(check())
+
+
+def test_one_that_can_not_be_made_is_tried_again_after_a_while() -> None:
+    async def check() -> None:
+        bench = Bench()
+        bench.made.broken = "template"
+        await bench.ready(spec())
+        await bench.ready(spec())
+        assert bench.made.said == ["template 1"]
+        bench.now += RETRY_S
+        await bench.ready(spec())
+        bench.now += RETRY_S  # the pause has doubled
+        await bench.ready(spec())
+        assert bench.made.said == ["template 1", "template 2"]
+
+    run(check())
+
+
+def test_a_child_that_is_not_isolated_ends_its_template_at_once() -> None:
+    async def check() -> None:
+        bench = Bench()
+        await bench.ready(spec())
+        spare = await bench.keeper.take(spec())
+        assert spare is not None
+        bench.keeper.failed(spare, NotIsolated("It has too many rights.", faults=("rights",)))
+        await bench.rest()
+        assert bench.made.said[-1] == "close 1"
+        assert await bench.keeper.take(spec()) is None
+
+    run(check())
+
+
+def test_forks_that_fail_end_it_after_a_few() -> None:
+    async def check() -> None:
+        bench = Bench()
+        bench.made.broken = "spare"
+        await bench.ready(spec())
+        for _ in range(MAX_FAULTS):
+            assert await bench.keeper.take(spec()) is None
+            await bench.rest()
+        assert "close 1" in bench.made.said
+
+    run(check())
+
+
+def test_it_is_renewed_after_many_forks() -> None:
+    async def check() -> None:
+        bench = Bench()
+        await bench.ready(spec())
+        for _ in range(MAX_FORKS):
+            spare = await bench.keeper.take(spec())
+            assert spare is not None
+            bench.keeper.released(spare)
+        bench.keeper.began(spare)
+        await bench.rest()
+        assert "close 1" in bench.made.said
+        await bench.ready(spec())
+        assert "template 2" in bench.made.said
+
+    run(check())
+
+
+def test_no_budget_no_templates() -> None:
+    async def check() -> None:
+        bench = Bench(budget_mib=0)
+        await bench.ready(spec())
+        assert bench.made.said == []
+
+    run(check())
+
+
+def test_templates_of_the_last_time_are_begun_with_the_agent(tmp_path: Path) -> None:
+    async def check() -> None:
+        (tmp_path / "image").mkdir()
+        first = Bench(memory=tmp_path / "templates.json")
+        await first.ready(spec(str(tmp_path / "image")))
+        await first.keeper.close()
+        second = Bench(memory=tmp_path / "templates.json")
+        await second.keeper.open()
+        await second.rest()
+        assert second.made.said == ["template 1", "spare of 1"]
+
+    run(check())
+
+
+@pytest.mark.parametrize("children", [0, 1])
+def test_closing_leaves_nothing(children: int) -> None:
+    async def check() -> None:
+        bench = Bench()
+        await bench.ready(spec())
+        taken = [await bench.keeper.take(spec()) for _ in range(children)]
+        for spare in taken:
+            assert spare is not None
+            bench.keeper.released(spare)
+        await bench.keeper.close()
+        assert bench.made.said.count("close 1") == 1
+        assert await bench.keeper.take(spec()) is None
+
+    run(check())
