@@ -23,7 +23,7 @@ log = structlog.get_logger()
 
 
 class Admission:
-    """The check, and what it must know of all live containers. Its calls block for a millisecond; any thread may call."""
+    """The check, and what it must know of all live containers. Its calls block for a millisecond."""
 
     def __init__(self) -> None:
         self.on_refused: Callable[[str, Sequence[str]], object] = lambda *_: None
@@ -51,8 +51,8 @@ class Admission:
     ) -> None:
         """Return if the held process is as expected; raises NotIsolated, whose message names every fault.
 
-        Its control groups may hold it and `members`, the other processes of the same container, and nobody else. With the processes
-        `apart_from` it may share nothing: those from which it was forked.
+        On one of the threads that set containers up. Its control groups may hold it and `members`, the other processes of the same
+        container, and nobody else. With the processes `apart_from`, from which it was forked, it may share nothing.
         """
         seen = verifier.observe(held.pid, held=held, memory=not expected.from_runtime, apart_from=apart_from)
         found = verifier.faults(seen, replace(expected, others=self._others(container_id, seen)))

@@ -57,7 +57,7 @@ class Held:
         return self._wait_for(_EVENT_EXEC)
 
     def filters(self) -> tuple[bytes, ...]:
-        """The seccomp programs that a stopped process is under, the newest first. Raises OSError where the kernel won't tell.
+        """The seccomp programs that a stopped process is under, the oldest first. Raises OSError where the kernel won't tell.
 
         Needs CAP_SYS_ADMIN, no seccomp filter upon ourselves, and a kernel with CONFIG_CHECKPOINT_RESTORE.
         """

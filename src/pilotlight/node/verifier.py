@@ -4,6 +4,7 @@ Owns one invariant: a container runs none of its program before all of its prope
 that were wanted; what no rule explains is a fault. `faults` is pure; `observe` reads (see `observed`).
 """
 
+import functools
 import os
 import platform
 from collections.abc import Iterable, Mapping
@@ -50,7 +51,7 @@ class Expected:
     `groups` maps each controller that this machine has to what the container's path there has in it. `host` are the agent's
     namespaces, `others` those of other live containers, with their names (`Admission` fills it). `descriptors` are links
     ("pipe:[7]") of the only files that may be open; None: any pipe, socket or anonymous one, and files of the container's own
-    mounts. `filters` are the exact seccomp programs, the newest first; `from_runtime`: an OCI runtime made it, so any will do
+    mounts. `filters` are the exact seccomp programs, the oldest first; `from_runtime`: an OCI runtime made it, so any will do
     where the kernel does not tell which. `alone`: one thread, and no memory shared. `hooks_may_add`: programs of the machine's
     owner mount what no rule here knows.
     """
@@ -260,20 +261,26 @@ def expected_of(
 
 def standard_mounts(root_device: str) -> tuple[ExpectedMount, ...]:
     """Those of every container, around the overlay on `root_device`, as `bundle` asks for them."""
+    there = tuple(path for path in (*bundle.READ_ONLY, *bundle.MASKED) if os.access(path, os.F_OK))  # modules come and go
+    return (ExpectedMount("/", frozenset(("nodev",)), ("overlay",), root_device, "/"), *_mounts_with(there))
+
+
+@functools.lru_cache(maxsize=8)
+def _mounts_with(there: tuple[str, ...]) -> tuple[ExpectedMount, ...]:
+    """What is mounted in every container of a kernel that has these paths."""
     null = Path("/dev/null").stat().st_dev
     devices = f"{os.major(null)}:{os.minor(null)}"
-    found = [ExpectedMount("/", frozenset(("nodev",)), ("overlay",), root_device, "/")]
+    found: list[ExpectedMount] = []
     for mount in bundle.MOUNTS:
         found.append(ExpectedMount(mount["destination"], _restrictions(mount["options"]), (mount["type"],), root="/"))
     for name in _DEVICES:
         found.append(ExpectedMount(f"/dev/{name}", frozenset(), device=devices, root=f"/{name}"))
-    for path in bundle.READ_ONLY:
-        if Path(path).exists():
+    for path in there:
+        if path in bundle.READ_ONLY:
             found.append(ExpectedMount(path, frozenset(("ro",)), ("proc",), root=path.removeprefix("/proc")))
-    for path in bundle.MASKED:
-        if Path(path).is_dir():
+        elif Path(path).is_dir():
             found.append(ExpectedMount(path, frozenset(("ro",)), ("tmpfs",)))
-        elif Path(path).exists():
+        else:
             found.append(ExpectedMount(path, frozenset(), device=devices, root="/null"))
     return tuple(found)
 
