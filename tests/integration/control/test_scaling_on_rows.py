@@ -69,6 +69,24 @@ def test_a_first_container_does_not_wait_for_the_crowd_of_another(tmp_path: Path
     beat(tmp_path, scenario)
 
 
+def test_who_waits_does_not_wait_for_the_end_of_a_container_that_is_used_up(tmp_path: Path) -> None:
+    async def scenario(heart: Heart) -> None:
+        node, scaler = await begin(heart)
+        function_id = await heart.define("once", single_use_containers=True, autoscaler_settings={"max_containers": 2})
+        for key in "12":
+            await heart.call(function_id, key=key)
+            assert await scaler.run() == ["once"]
+            [task] = scaler.of("once", TaskState.STARTING)
+            scaler.ready([task])
+            await node.answer(task, next(iter(task.held)))
+        await heart.call(function_id, key="3")
+        assert await scaler.run() == []  # there may be two, and both are still there
+        await node.exit(scaler.of("once")[0], 0)
+        assert await scaler.run() == ["once"]
+
+    beat(tmp_path, scenario)
+
+
 def test_room_is_shared_out_one_container_each(tmp_path: Path) -> None:
     async def scenario(heart: Heart) -> None:
         node, scaler = await begin(heart)
