@@ -4,8 +4,10 @@ What is spoilt is the document for the OCI runtime, or the container between its
 the runtime would.
 """
 
+import contextlib
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -17,7 +19,7 @@ from typing import Any
 
 import pytest
 import uvloop
-from test_runtime import Output, opened, rootfs, run, settings, shell  # noqa: F401 (fixtures)
+from test_runtime import DEADLINE_S, Output, opened, rootfs, run, settings, shell  # noqa: F401 (fixtures)
 
 from pilotlight.config import Settings
 from pilotlight.core import errors
@@ -203,11 +205,14 @@ def leave_group(started: Started) -> None:
         (entrance.parent.parent / "cgroup.procs").write_text(str(started.pid))
 
 
+strangers: list["subprocess.Popen[bytes]"] = []
+
+
 def join_stranger(started: Started) -> None:
     stranger = subprocess.Popen(["/bin/sleep", "60"])
     for entrance in started.group.entrances:
         entrance.write_text(str(stranger.pid))
-    threading.Thread(target=stranger.wait).start()  # until it is killed with the container
+    strangers.append(stranger)  # it is killed with the container
 
 
 def mount_inside(started: Started) -> None:
@@ -255,6 +260,8 @@ def test_a_container_that_is_changed_before_its_start_runs_nothing(
 
     monkeypatch.setattr(Setup, "_connect", connect)
     attempt(settings, rootfs, tmp_path, match)
+    while strangers:
+        assert strangers.pop().wait(DEADLINE_S) == -signal.SIGKILL
 
 
 def test_two_containers_in_one_namespace_are_refused(
@@ -303,6 +310,9 @@ def test_an_agent_that_dies_in_the_middle_leaves_no_unchecked_container(tmp_path
     environment = {**os.environ, "PROOF": str(proof)}
     done = subprocess.run([sys.executable, "-c", HOLD_AND_DIE], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    status = Path(f"/proc/{int(done.stdout)}/status")
-    assert not status.exists() or "zombie" in status.read_text()
+    with contextlib.suppress(ProcessLookupError):  # it has ended, and somebody has buried it
+        held = os.pidfd_open(int(done.stdout))
+        ended, _, _ = select.select([held], [], [], DEADLINE_S)
+        os.close(held)
+        assert ended
     assert not proof.exists()
