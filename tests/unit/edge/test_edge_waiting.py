@@ -79,7 +79,7 @@ def test_a_request_that_nobody_comes_for_is_broken_off() -> None:
     async def play() -> None:
         waiting = Waiting(nobody_for_s=0.0)
         fake, _ = parked(waiting)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await fake.closed.wait()
         assert fake.is_left
         with pytest.raises(Refusal):

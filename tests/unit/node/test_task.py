@@ -14,7 +14,7 @@ from pilotlight.node.outbox import Outbox
 from pilotlight.node.task import Task
 from pilotlight.wire import platform_pb2
 
-DEADLINE_S = 10
+DEADLINE_S = 60
 
 
 class Fakes:
