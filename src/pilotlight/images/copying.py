@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,6 +20,7 @@ from pilotlight.core.errors import InvalidInput
 from pilotlight.images.trees import Tree
 
 _OCTAL = re.compile(r"[0-7]{3,4}")
+_NUMBER = re.compile(r"[0-9]{1,9}")  # of a user or group: what chown takes
 
 
 @dataclass(frozen=True)
@@ -135,11 +137,15 @@ class _Writer:
         self._put(source, self.ensure_directory(target.parent) / target.name)
 
     def archive(self, source: Path, target: PurePosixPath) -> None:
-        place = self.ensure_directory(target)
-        command = ["tar", "--extract", "--file", str(source), "--directory", str(place), "--numeric-owner", "--same-owner"]
-        finished = subprocess.run(command, capture_output=True, text=True, check=False)
-        if finished.returncode:
-            raise InvalidInput(f"ADD could not unpack {source.name}: {finished.stderr.strip()[-300:]}")
+        """Unpack beside the layer, and copy from there: tar itself follows links that an earlier source has put into the layer."""
+        with tempfile.TemporaryDirectory(dir=self._layer.parent, prefix="archive-") as unpacked:
+            command = ["tar", "--extract", "--file", str(source), "--directory", unpacked, "--numeric-owner", "--same-owner"]
+            finished = subprocess.run([*command, "--same-permissions"], capture_output=True, text=True, check=False)
+            if finished.returncode:
+                raise InvalidInput(f"ADD could not unpack {source.name}: {finished.stderr.strip()[-300:]}")
+            content = Copy((), str(target), Tree([Path(unpacked)]), Owner(-1, -1))
+            self.ensure_directory(target)
+            _Writer(content, self.image, self._layer).directory(PurePosixPath("/"), target)
 
     def _put(self, source: Path, place: Path) -> None:
         if place.is_dir() and not place.is_symlink():
@@ -223,10 +229,10 @@ def parse_owner(text: str, image: Tree, default: Owner) -> Owner:
 
 
 def _lookup(image: Tree, table: str, name: str) -> tuple[int, int]:
-    if name.isdigit():
+    if _NUMBER.fullmatch(name):
         return int(name), int(name)
     for line in image.read_text(table).splitlines():
         fields = line.split(":")
-        if fields[0] == name and len(fields) > 3:
-            return int(fields[2]), int(fields[3]) if fields[3].isdigit() else 0
+        if fields[0] == name and len(fields) > 3 and _NUMBER.fullmatch(fields[2]):
+            return int(fields[2]), int(fields[3]) if _NUMBER.fullmatch(fields[3]) else 0
     raise InvalidInput(f"--chown: the image has no {name!r} in {table}. Add it in an earlier step, or use a number.")

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import sys
+import tarfile
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -206,6 +207,19 @@ def copies_from_above_the_context() -> str:
     with tempfile.TemporaryDirectory() as directory:
         Path(directory, "inside").write_text("mine")
         image = plain.dockerfile_commands(f"COPY {RELATIVE} /opt/taken/canary", context_dir=directory)
+        return run_with(look, image=image)
+
+
+@path
+def unpacks_one_archive_over_the_link_of_another() -> str:
+    with tempfile.TemporaryDirectory() as directory:
+        for name, member, kind, content in (("1.tar", "a", tarfile.SYMTYPE, BAIT), ("2.tar", "a/put", tarfile.REGTYPE, "mine")):
+            with tarfile.open(f"{directory}/{name}", "w") as archive:
+                entry = tarfile.TarInfo(member)
+                entry.type, entry.linkname = kind, content
+                entry.size = len(content) if kind == tarfile.REGTYPE else 0
+                archive.addfile(entry, io.BytesIO(content.encode()))
+        image = plain.dockerfile_commands("ADD 1.tar 2.tar /opt/unpacked/", context_dir=directory)
         return run_with(look, image=image)
 
 

@@ -1,6 +1,8 @@
 """COPY puts files where a process in the image would find them."""
 
+import io
 import os
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,3 +101,54 @@ def test_the_hash_covers_what_is_copied_and_nothing_else(context: Tree) -> None:
     assert of("dir") == of("dir", **{"/a.txt": "x"})
     assert of("dir") != of("dir", **{"/dir/deep/d": "x"})
     assert of(".") != of(".", **{"/a.txt": "x"})
+
+
+def archive(path: Path, *members: tuple[str, str, str]) -> None:
+    """A tar of (kind, name, content or where it leads)."""
+    kinds = {"file": tarfile.REGTYPE, "link": tarfile.SYMTYPE, "hard": tarfile.LNKTYPE, "device": tarfile.CHRTYPE}
+    with tarfile.open(path, "w") as made:
+        for kind, name, content in members:
+            member = tarfile.TarInfo(name)
+            member.type, member.uid, member.mode = kinds[kind], 1234, 0o4755
+            if kind == "file":
+                member.size = len(content)
+            elif kind != "device":
+                member.linkname = content
+            made.addfile(member, io.BytesIO(content.encode()))
+
+
+def test_archives_are_unpacked_with_owners_modes_and_links(tmp_path: Path, image: Path, target: Path) -> None:
+    (tmp_path / "from").mkdir()
+    archive(tmp_path / "from/one.tar", ("file", "deep/a", "a"), ("hard", "deep/b", "deep/a"), ("link", "c", "deep/a"))
+    copy(Copy(("one.tar",), "/x/", Tree([tmp_path / "from"]), KEEP, unpack_archives=True), [image], target)
+    assert files(target) == {"x/deep/a": "a", "x/deep/b": "a", "x/c": "a"}
+    found = (target / "x/deep/a").stat()
+    assert (found.st_uid, found.st_mode & 0o7777, found.st_nlink) == (1234, 0o4755, 2)
+    assert list(target.parent.glob("archive-*")) == []
+
+
+def test_an_archive_does_not_write_through_links_of_another_source(tmp_path: Path, image: Path, target: Path) -> None:
+    """The first puts a link to a directory of the machine into the layer, the second a file below it."""
+    (tmp_path / "from").mkdir()
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    archive(tmp_path / "from/1.tar", ("link", "a", str(outside)))
+    archive(tmp_path / "from/2.tar", ("file", "a/x", "written"))
+    copy(Copy(("1.tar", "2.tar"), "/dst/", Tree([tmp_path / "from"]), KEEP, unpack_archives=True), [image], target)
+    assert list(outside.iterdir()) == []
+    assert (target / str(outside).lstrip("/") / "x").read_text() == "written", "it lies where a process in the image would find it"
+
+
+def test_archives_bring_no_devices(tmp_path: Path, image: Path, target: Path) -> None:
+    (tmp_path / "from").mkdir()
+    archive(tmp_path / "from/1.tar", ("device", "null", ""), ("file", "a", "a"))
+    copy(Copy(("1.tar",), "/dst/", Tree([tmp_path / "from"]), KEEP, unpack_archives=True), [image], target)
+    assert files(target) == {"dst/a": "a"} and not (target / "dst/null").exists()
+
+
+@pytest.mark.parametrize("user", ["²", "١٢", "12345678901234567890", "odd"])
+def test_an_owner_that_is_no_number_is_refused(user: str, image: Path) -> None:
+    (image / "etc").mkdir(exist_ok=True)
+    (image / "etc/passwd").write_text("odd:x:many:1\n")
+    with pytest.raises(InvalidInput, match="--chown"):
+        parse_owner(user, Tree([image]), KEEP)
