@@ -2,9 +2,9 @@
 
 Lost, doubled, wrong and hung are never excused. An exception is, where no promise was made:
 
-* everything was down meanwhile, and the operation was not one that outlasts that: a client gives up 0.7 s after a refused
-  connection. A map goes on if the platform is back within MAP_OUTLASTS_S; a spawned call ends in any case, only whoever waits for
-  it has to ask anew;
+* everything was down meanwhile, it says that the connection was, and the operation was not one that outlasts that: a client gives
+  up 0.7 s after a refused connection. A map goes on if the platform is back within MAP_OUTLASTS_S; a spawned call ends in any case,
+  only whoever waits for it has to ask anew;
 * the disk was full, and the exception says so;
 * a web request was under way (it is not durable) when its edge, its node or a container died.
 """
@@ -19,7 +19,11 @@ from tests.chaos.schedule import OF_EVERYTHING, Kind
 
 MAP_OUTLASTS_S = 10.0
 SLACK_S = 5.0  # a fault's effects outlast it
-FULL = ("disk of the platform is full", "No space left on device", "Disk quota exceeded")
+FULL = ("disk of the platform is full", "disk of the node is full", "No space left on device", "No usable temporary directory")
+BROKEN = (  # connections, and a disk without power
+    *("Connect call failed", "Connection refused", "Connection lost", "Connection reset", "disconnected"),
+    *("Input/output error", "could not connect", "502 ", "503 ", "504 "),
+)
 NOT_DURABLE = frozenset({Kind.KILL_EDGE, Kind.KILL_NODE, Kind.KILL_CONTAINER, Kind.FREEZE_NODE})
 CALM = " at the end"  # of the names of operations that are asked when all faults are over
 
@@ -68,6 +72,8 @@ def is_excused(entry: Entry, windows: Sequence[Window]) -> bool:
     kinds = {window.kind for window in during}
     if Kind.FILL_DISK in kinds and any(words in entry.detail for words in FULL):
         return True
+    if not any(words in entry.detail for words in BROKEN):
+        return False
     if entry.operation == "web request" and kinds & (NOT_DURABLE | OF_EVERYTHING):
         return True
     down = [window for window in during if window.kind in OF_EVERYTHING]

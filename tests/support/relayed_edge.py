@@ -108,6 +108,7 @@ class _Started(uvicorn.Server):
 async def relayed_edge(*, redirect_after_s: float = 0.0, max_rate: int = 0, **config: Any) -> AsyncIterator[RelayedEdge]:
     """The server, until the block ends."""
     routes, proxy_auth, pool = Routes("localhost"), ProxyAuth(bytes(32)), Pool()
+    routes.keep_only(())
 
     def loaded(function_id: str, now: bool) -> None:
         edge.changed.set()

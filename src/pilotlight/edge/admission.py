@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
 from pilotlight.core import ids
-from pilotlight.edge.dispatch import Dispatch, Slot
+from pilotlight.edge.dispatch import RETRY_SOON, Dispatch, Slot
 from pilotlight.edge.proxy_auth import ProxyAuth
 from pilotlight.edge.rates import Rates
 from pilotlight.edge.refusals import Header, Refusal
@@ -71,8 +71,10 @@ class Door:
         return self._routes.is_web(host)
 
     def route(self, head: Head) -> WebRoute:
-        """The route of a request that may use it; raises Refusal (401, 404)."""
+        """The route of a request that may use it; raises Refusal (401, 404, and 503 from an edge that knows of none yet)."""
         route = self._routes.find(head.host)
+        if route is None and not self._routes.is_told:
+            raise Refusal(503, "the platform is being restarted and has not said yet what is served here; try again", [RETRY_SOON])
         if route is None:
             raise Refusal(404, f"there is no web function at {head.host}; `modal app list` shows what is deployed")
         if route.stopped:

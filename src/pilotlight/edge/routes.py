@@ -1,6 +1,7 @@
 """Which web function serves a host name: the table that the server pushes.
 
-Invariant: what `find` gives is what the server said last. While the server is away the table stays as it is.
+Invariant: what `find` gives is what the server said last. While the server is away the table stays as it is; before it has said
+anything, `is_told` is false, and a route that is not here may well exist.
 """
 
 from collections.abc import Collection
@@ -16,6 +17,7 @@ class Routes:
         self._domain = domain
         self._by_label: dict[str, WebRoute] = {}
         self._by_domain: dict[str, WebRoute] = {}
+        self.is_told = False
 
     def set(self, route: WebRoute) -> None:
         """A new route, or what takes the place of the one of its label."""
@@ -30,7 +32,8 @@ class Routes:
             self._by_domain = {domain: route for domain, route in self._by_domain.items() if route.label != label}
 
     def keep_only(self, labels: Collection[str]) -> None:
-        """Forget all others."""
+        """These are all that there are: forget the others."""
+        self.is_told = True
         for label in [label for label in self._by_label if label not in labels]:
             self.drop(label)
 

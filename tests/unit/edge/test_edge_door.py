@@ -23,6 +23,7 @@ async def bind(function_id: str, parameters: Mapping[str, str]) -> str:
 
 def door(clock: Any = lambda: 0.0, per_function: int = 0, in_all: int = 0, **more: Any) -> Door:
     routes, auth = Routes("localhost"), ProxyAuth(b"key")
+    routes.keep_only(())
     routes.set(WebRoute(**{"label": "site", "function_id": "fu", "title": "app.site", **more}))
     auth.set([ProxyToken(token_id="wk", secret_hash=hashlib.sha256(b"ws").hexdigest())])
     dispatch = Dispatch(10, lambda function_id, is_urgent: None)
@@ -45,6 +46,15 @@ def test_a_request_is_admitted_with_a_container() -> None:
     admission = asyncio.run(door().admit(head()))
     assert (admission.entry.function_id, admission.slot.task.task_id) == ("fu", "ta")
     assert admission.entry.headers[0] == (b"x-request-id", admission.entry.call_id.encode())
+
+
+def test_what_is_not_there_is_denied_only_once_the_server_has_said_what_is() -> None:
+    routes = Routes("localhost")
+    empty = Door(routes, ProxyAuth(b"key"), Rates(0, 0), Dispatch(10, lambda function_id, is_urgent: None), bind)
+    early = refusal(empty, head())
+    assert (early.status, dict(early.headers)[b"retry-after"]) == (503, b"1")
+    routes.keep_only(())
+    assert refusal(empty, head()).status == 404
 
 
 def test_tokens_come_before_rates() -> None:
