@@ -24,6 +24,8 @@ COMMANDS = {
     "webhook": "webhooks",
     "volume": "volumes",
     "audit": "audit",
+    "backup": "backups",
+    "restore": "backups",
     "doctor": "doctor",
     "image": "images",
     "node": "nodes",

@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import shutil
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import structlog
@@ -37,7 +37,10 @@ class Backups:
                 log.info("backup_begun")
                 yield directory
             finally:
-                await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+                removing = asyncio.ensure_future(asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True))
+                while not removing.done():  # who has gone away may be told so more than once
+                    with suppress(asyncio.CancelledError):
+                        await asyncio.shield(removing)
                 log.info("backup_ended")
 
     def _copy_into(self, directory: Path) -> None:
