@@ -40,7 +40,7 @@ web.example.test, *.web.example.test {{
 
 
 def _pilotlight(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(BIN / "pilotlight"), *arguments], capture_output=True, text=True, timeout=90, check=False)
+    return subprocess.run([str(BIN / "pilotlight"), *arguments], capture_output=True, text=True, timeout=240, check=False)
 
 
 class Site:
@@ -77,7 +77,7 @@ def site() -> Iterator[Site]:
                 env={**os.environ, **variables},
                 check=True,
                 capture_output=True,
-                timeout=400,
+                timeout=600,
             )
         yield site
     finally:

@@ -20,7 +20,7 @@ def deployed(platform: Platform) -> Iterator[Platform]:
 
 @pytest.mark.parametrize("module", ["calls", "values", "blobs", "classes", "objects", "logs", "clients"])
 def test_checks(deployed: Platform, module: str, subtests: Any) -> None:
-    for result in run_checks(module, deployed.environment, deadline_s=240):
+    for result in run_checks(module, deployed.environment, deadline_s=400):
         with subtests.test(result["check"]):
             assert result["error"] is None, result["error"]
 

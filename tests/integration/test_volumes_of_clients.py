@@ -18,7 +18,7 @@ from pilotlight.objects import load_or_create_key
 
 HERE = Path(__file__).parent
 CLIENTS = {"newest": Path(sys.executable), "oldest": HERE.parents[1] / ".venv-oldest" / "bin" / "python"}
-DEADLINE_S = 180
+DEADLINE_S = 400
 
 
 def environment_of(server: RunningServer) -> dict[str, str]:

@@ -18,7 +18,7 @@ class Laptop:
 
     name: str
 
-    def run(self, *command: str, environment: Mapping[str, str], timeout_s: float = 120.0) -> str:
+    def run(self, *command: str, environment: Mapping[str, str], timeout_s: float = 240.0) -> str:
         """What a command prints there; fails if it fails."""
         done = subprocess.run(
             ["ip", "netns", "exec", self.name, *command],

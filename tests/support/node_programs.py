@@ -12,7 +12,7 @@ import pytest
 REPOSITORY = Path(__file__).parent.parent.parent
 TYPESCRIPT = REPOSITORY / "tests" / "typescript"
 NODE = REPOSITORY / ".node" / "bin" / "node"
-DEADLINE_S = 120.0
+DEADLINE_S = 240.0
 
 
 def node_environment(variables: Mapping[str, str]) -> dict[str, str]:
