@@ -177,6 +177,12 @@ class Network:
             for name, value in sysctls.items():
                 Path("/proc/sys", *name.split(".")).write_text(value)
 
+    def mount_system(self, namespace_fd: int, target: str) -> None:
+        """Mount a read-only sysfs that shows the interfaces of a network namespace."""
+        with _inside(namespace_fd):
+            flags = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
+            syscalls.mount("sysfs", target, "sysfs", flags)
+
     def detach(self, port: Port) -> None:
         """Take the interface away, if the kernel has not yet done so, and the address back."""
         with netlink.Netlink() as link:

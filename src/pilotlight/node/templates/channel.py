@@ -10,6 +10,7 @@ import os
 import socket
 import struct
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pilotlight.core.errors import PilotlightError
@@ -29,12 +30,15 @@ class Channel:
         self._socket = ours
         self._socket.settimeout(timeout_s)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self.other_end = ""  # as /proc/PID/fd shows it to whoever has it
 
     @classmethod
     def pair(cls, timeout_s: float) -> "tuple[Channel, socket.socket]":
         """Ours, and the other end to give away."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        return cls(ours, timeout_s), theirs
+        channel = cls(ours, timeout_s)
+        channel.other_end = link_of(theirs.fileno())
+        return channel, theirs
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -50,14 +54,17 @@ class Channel:
         except OSError as error:
             raise TemplateFault(f"It takes no messages: {error or type(error).__name__}.") from error
 
-    def receive(self, wanted: str) -> "tuple[dict[str, Any], int]":
-        """The next message, which must have the key `wanted`, and its sender's pid on this machine. Raises TemplateFault."""
+    def receive(self, wanted: str = "") -> "tuple[dict[str, Any], int]":
+        """The next message, which must have the key `wanted` if one is named, and its sender's pid on this machine.
+
+        Raises TemplateFault.
+        """
         try:
             data, ancillary, _, _ = self._socket.recvmsg(
                 MESSAGE_BYTES, socket.CMSG_SPACE(_CREDENTIALS.size), socket.MSG_CMSG_CLOEXEC
             )
         except OSError as error:
-            raise TemplateFault(f"It did not answer ({wanted}): {error or type(error).__name__}.") from error
+            raise TemplateFault(f"It did not answer ({wanted or 'in time'}): {error or type(error).__name__}.") from error
         pid = 0
         for level, kind, body in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
@@ -68,7 +75,7 @@ class Channel:
                 for fd in fds:
                     os.close(fd)  # nobody is asked for any
         message = _parsed(data)
-        if wanted not in message:
+        if wanted and wanted not in message:
             raise TemplateFault(f"It ended before it said {wanted!r}: {message.get('error') or 'no reason was given'}.")
         return message, pid
 
@@ -87,3 +94,8 @@ def _parsed(data: bytes) -> dict[str, Any]:
     except ValueError:
         message = None
     return message if isinstance(message, dict) else {"error": "what it said can't be understood"}
+
+
+def link_of(fd: int) -> str:
+    """An open file of ours as /proc/PID/fd shows it: "pipe:[7]"."""
+    return str(Path(f"/proc/self/fd/{fd}").readlink())

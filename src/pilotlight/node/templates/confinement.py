@@ -1,7 +1,7 @@
 """What a template may do beyond a container: no more than its children need to set themselves up.
 
 Owns one invariant: a template can make mount, pid, uts, ipc, cgroup and user namespaces, but never a network one, so whatever it
-does it is nowhere the owner of a network; and it can enter none but pid and network namespaces below its own user namespace. Its
+does it is nowhere the owner of a network; and it can enter none but network namespaces that belong to its own user namespace. Its
 filter lets through all that a container's does, since its children keep it below their own. Pure.
 """
 
@@ -16,8 +16,8 @@ CAPABILITIES = (*DEFAULT_CAPABILITIES, "CAP_SYS_ADMIN")
 _MOUNTS = ("mount", "move_mount", "pivot_root", "umount2", "sethostname")
 _NEW_MOUNTS, _NEW_GROUPS, _NEW_NAME, _NEW_IPC = 0x20000, 0x02000000, 0x04000000, 0x08000000
 _NEW_USERS, _NEW_PROCESSES, _NEW_NETWORK = 0x10000000, 0x20000000, 0x40000000
-_UNSHARED = (_NEW_MOUNTS | _NEW_NAME | _NEW_IPC, _NEW_GROUPS, _NEW_USERS, _NEW_PROCESSES)
-_ENTERED = (_NEW_PROCESSES, _NEW_NETWORK)
+_UNSHARED = (_NEW_PROCESSES | _NEW_MOUNTS | _NEW_NAME | _NEW_IPC, _NEW_GROUPS, _NEW_USERS)
+_ENTERED = (_NEW_NETWORK,)
 _WHOLE = 0xFFFFFFFF
 
 

@@ -55,20 +55,24 @@ class Spare:
 
 def make_spare(setup: Setup, template: Template) -> Spare:
     """Fork one and wait until it is one. Raises PilotlightError or OSError, with everything undone."""
-    spare = Spare(template, template.fork(), setup.groups.of(f"spare-{next(_numbers)}"))
+    network = template.make_network()
+    try:
+        channel = template.fork(network)
+    except BaseException:
+        os.close(network)
+        raise
+    spare = Spare(template, channel, setup.groups.of(f"spare-{next(_numbers)}"), network=network)
     try:
         spare.group.create(cgroups.Limits())
-        spare.network = template.make_network()
-        setup.network.tune(spare.network, _sysctls(setup))
+        setup.network.tune(network, _sysctls(setup))
         spare.port = setup.network.take_port()
-        setup.network.attach(spare.port, spare.network)
-        _, spare.pid = spare.channel.receive("born")
+        setup.network.attach(spare.port, network)
+        _, spare.pid = channel.receive("born")
         spare.pidfd = os.pidfd_open(spare.pid)
-        spare.channel.send({}, [spare.network])
         spare.group.take_in(spare.pid)
-        spare.channel.receive("staged")
-        spare.channel.send({})
-        spare.channel.receive("spare")
+        channel.receive("staged")
+        channel.send({})
+        channel.receive("spare")
     except ProcessLookupError as error:
         discard(setup, spare)
         raise TemplateFault(f"A fork of it ended at once: {error}.") from error

@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from pilotlight.core.containers import Bind, ContainerSpec, Recipe
-from pilotlight.node import bundle, kernel_shares
+from pilotlight.node import bundle, kernel_shares, seccomp, verifier
 from pilotlight.node.setup import Setup, Started
 from pilotlight.node.templates import confinement
 from pilotlight.node.templates.channel import Channel, TemplateFault
@@ -146,14 +146,14 @@ class Template:
         """Whether the interpreter runs."""
         return self.pidfd >= 0 and not _has_ended(self.pidfd)
 
-    def fork(self) -> Channel:
-        """Ask for a child; what it says comes by the channel. Any thread may call."""
+    def fork(self, network: int) -> Channel:
+        """Ask for a child in this network namespace; what it says comes by the channel. Any thread may call."""
+        ours = self._channel
+        if ours is None:
+            raise TemplateFault("It has ended.")
         channel, theirs = Channel.pair(ANSWER_TIMEOUT_S)
         try:
-            assert self._channel is not None
-            self._channel.send(
-                {"masked": list(bundle.MASKED), "read_only": list(bundle.READ_ONLY), "pts": _TERMINALS}, [theirs.fileno()]
-            )
+            ours.send(_order(), [theirs.fileno(), network])
         except BaseException:
             channel.close()
             raise
@@ -164,7 +164,8 @@ class Template:
     def make_network(self) -> int:
         """A descriptor of a network namespace that its children may enter."""
         with self._lock:
-            assert self._usher is not None
+            if self._usher is None:
+                raise TemplateFault("It has ended.")
             return self._usher.make()
 
     def memory_bytes(self) -> int:
@@ -174,22 +175,23 @@ class Template:
 
     def end(self) -> None:
         """No more forks: the interpreter ends, its children live on. Safe to repeat."""
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
-        if self._usher is not None:
-            self._usher.close()
-            self._usher = None
-        if self.pidfd >= 0:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-            with contextlib.suppress(ChildProcessError):
-                os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
-            os.close(self.pidfd)
-            self.pidfd = -1
-        if self._output >= 0:
-            os.close(self._output)
-            self._output = -1
+        with self._lock:
+            if self._channel is not None:
+                self._channel.close()
+                self._channel = None
+            if self._usher is not None:
+                self._usher.close()
+                self._usher = None
+            if self.pidfd >= 0:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+                with contextlib.suppress(ChildProcessError):
+                    os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+                os.close(self.pidfd)
+                self.pidfd = -1
+            if self._output >= 0:
+                os.close(self._output)
+                self._output = -1
 
     def close(self) -> None:
         """Remove it, and with it all of its children that still run."""
@@ -213,6 +215,18 @@ def _confined(document: dict[str, Any]) -> dict[str, Any]:
     # A child may mount a proc of its own only where it sees one that hides nothing; it masks its own.
     linux = {**document["linux"], "seccomp": confinement.profile(), "maskedPaths": [], "readonlyPaths": []}
     return {**document, "root": {**document["root"], "readonly": True}, "process": process, "linux": linux}
+
+
+def _order() -> dict[str, Any]:
+    """What a child needs to know before it is any function's."""
+    return {
+        "masked": [path for path in bundle.MASKED if path.startswith("/proc/")],
+        "read_only": list(bundle.READ_ONLY),
+        "pts": _TERMINALS,
+        "user_limits": kernel_shares.user_limits(),
+        "capabilities": verifier.mask_of(bundle.DEFAULT_CAPABILITIES),
+        "filter": seccomp.program().hex(),
+    }
 
 
 def _names(value: Any) -> frozenset[str]:

@@ -9,13 +9,15 @@ import contextlib
 import os
 from collections.abc import Generator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from pilotlight.core.containers import ContainerSpec
 from pilotlight.core.errors import NotIsolated
-from pilotlight.node import bundle, kernel_shares, observed, seccomp, syscalls, verifier
+from pilotlight.node import bundle, observed, seccomp, syscalls, verifier
 from pilotlight.node.setup import Setup, Started
 from pilotlight.node.templates import confinement
-from pilotlight.node.templates.channel import TemplateFault
+from pilotlight.node.templates.channel import TemplateFault, link_of
 from pilotlight.node.templates.spare import Spare
 from pilotlight.node.tracing import Held
 
@@ -35,13 +37,14 @@ def start(setup: Setup, spec: ContainerSpec, spare: Spare, stdout: int, stderr: 
         with started.step("create"), setup.stage.private():
             wanted = setup.furnish(spec, started)
             with started.step("attach"):
-                tree = _whole_tree(wanted)
+                tree = _whole_tree(setup, wanted, spare.network)
         for pipe in (stdout, stderr):  # so that /dev/stdout can be opened anew
             os.fchown(pipe, setup.ids.first, setup.ids.first)
         with started.step("enter"):
-            program = _enter(spec, spare, tree, stdout, stderr)
+            program, inside_ms, given = _enter(spec, spare, tree, stdout, stderr)
+        started.setup_ms.update(inside_ms)
         with started.step("verify"):
-            _verify(setup, spare, started, program)
+            _verify(setup, spare, started, program, given)
         with started.step("hand over"):
             env = {"PATH": bundle.DEFAULT_PATH, "HOME": wanted.user.home, **spec.env}
             spare.channel.send({"env": env, "cwd": spec.cwd or "/"})
@@ -51,8 +54,8 @@ def start(setup: Setup, spec: ContainerSpec, spare: Spare, stdout: int, stderr: 
     return started
 
 
-def _whole_tree(wanted: bundle.Bundle) -> int:
-    """Inside the stage's `private`: attach the binds below the root; returns a descriptor of a copy of all of it."""
+def _whole_tree(setup: Setup, wanted: bundle.Bundle, network: int) -> int:
+    """Inside the stage's `private`: attach what belongs below the root; returns a descriptor of a copy of all of it."""
     root = os.open(wanted.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for bind in wanted.binds:
@@ -62,40 +65,55 @@ def _whole_tree(wanted: bundle.Bundle) -> int:
                 syscalls.bind(bind.source, target, attributes=flags | (syscalls.MOUNT_ATTR_RDONLY if bind.read_only else 0))
             finally:
                 os.close(target)
+        system = os.open("sys", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
+        try:
+            setup.network.mount_system(network, f"/proc/self/fd/{system}")
+        finally:
+            os.close(system)
+        owner = f"size=0k,uid={wanted.ids.first},gid={wanted.ids.first}"
+        for path in bundle.MASKED:  # what is below the mount is the kernel's, and leads nowhere else
+            if path.startswith("/sys/") and Path(path).is_dir():
+                syscalls.mount("tmpfs", f"{wanted.root}{path}", "tmpfs", options=owner)
+                syscalls.mount(None, f"{wanted.root}{path}", None, syscalls.MS_REMOUNT | syscalls.MS_BIND | syscalls.MS_RDONLY)
     finally:
         os.close(root)
     return syscalls.clone_tree(wanted.root)
 
 
-def _enter(spec: ContainerSpec, spare: Spare, tree: int, stdout: int, stderr: int) -> int:
-    """Give it its file system and output; returns the pid of the program's process, which waits."""
+def _enter(spec: ContainerSpec, spare: Spare, tree: int, stdout: int, stderr: int) -> tuple[int, dict[str, float], frozenset[str]]:
+    """Give it its file system and output; returns the pid of the program's process, which waits, what took how many ms, and the
+    links of all files that it may have open."""
     stdin, nobody = os.pipe2(os.O_CLOEXEC)
     os.close(nobody)
+    given = frozenset((*map(link_of, (stdin, stdout, stderr)), spare.channel.other_end))
     try:
-        plan = {
-            "hostname": spec.container_id,
-            "capabilities": verifier.mask_of(bundle.DEFAULT_CAPABILITIES),
-            "user_limits": kernel_shares.user_limits(),
-            "filter": seccomp.program().hex(),
-        }
-        spare.channel.send(plan, [tree, stdin, stdout, stderr])
+        spare.channel.send({"hostname": spec.container_id}, [tree, stdin, stdout, stderr])
     finally:
         os.close(stdin)
         os.close(tree)
-    answer, pid = spare.channel.receive("program")
-    kernel_shares.lower_limits(pid)
-    if answer.get("shadowed"):
-        raise TemplateFault(f"Files of the program are named like modules that are loaded: {answer['shadowed']}.")
-    return pid
+    said: dict[str, Any] = {}
+    program = 0
+    for _ in range(2):  # its two processes, in any order
+        answer, pid = spare.channel.receive()
+        said |= answer
+        program = pid if "program" in answer else program
+    if not program or "init" not in said:
+        raise TemplateFault(f"It did not become a container: {said.get('error') or 'no reason was given'}.")
+    if said.get("shadowed"):
+        raise TemplateFault(f"Files of the program are named like modules that are loaded: {said['shadowed']}.")
+    took = said.get("took_ms")
+    steps = took.items() if isinstance(took, dict) else ()
+    return program, {f"inside: {name}": float(ms) for name, ms in steps if isinstance(ms, int | float)}, given
 
 
-def _verify(setup: Setup, spare: Spare, started: Started, program: int) -> None:
-    """Look at both of its processes; raises NotIsolated."""
+def _verify(setup: Setup, spare: Spare, started: Started, program: int, given: frozenset[str]) -> None:
+    """Look at both of its processes, which tell us their own numbers: only theirs have `given` open. Raises NotIsolated."""
     expected = replace(
         setup.expected(started),
         filters=(confinement.program(), seccomp.program()),
         from_runtime=False,
         program=None,
+        descriptors=given,
         user_parent=spare.template.user_namespace,
         user_owner=setup.ids.first,
         read_from=spare.template.devices,

@@ -168,7 +168,6 @@ class Template:
         null = os.open("/dev/null", os.O_RDONLY)
         os.dup2(null, 0)
         os.close(null)
-        self.own_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self.asking: dict[int, tuple[socket.socket, int]] = {}  # by descriptor: (socket, pid) of who will want its ids mapped
         self.poll = select.poll()
 
@@ -203,15 +202,12 @@ class Template:
     def fork(self, order: dict[str, Any], fds: list[int]) -> bool:
         """True in the program's process of the new container."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        setns(self.own_namespace, CLONE_NEWPID)  # a pid namespace begins below one's own, not below the one that was made last
-        unshare(CLONE_NEWPID)
         pid = os.fork()
         if not pid:
-            os.setsid()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            channel = socket.socket(fileno=fds[0])
-            close_all_but(channel.fileno(), theirs.fileno())
-            become_init(channel, theirs, order)
+            channel, network = socket.socket(fileno=fds[0]), fds[1]
+            close_all_but(channel.fileno(), network, theirs.fileno())
+            begin_container(channel, network, theirs, order)
             return True
         theirs.close()
         for fd in fds:
@@ -247,50 +243,63 @@ def close_all_but(*kept: int) -> None:
 # ---- the first process of a container ----
 
 
-def become_init(channel: socket.socket, mapper: socket.socket, order: dict[str, Any]) -> None:
-    """All that this process does before the container's program exists. Returns in the program's process."""
+def begin_container(channel: socket.socket, network: int, mapper: socket.socket, order: dict[str, Any]) -> None:
+    """Make the namespaces, and in them the first process. Returns in the program's process."""
     try:
-        unshare(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC)
-        mount(None, "/", None, MS_REC | MS_PRIVATE)
-        send(channel, born=True)
-        _, fds = receive(channel)  # its network
-        setns(fds[0], CLONE_NEWNET)
-        os.close(fds[0])
-        stage_devices(order)
-        stage_kernel_files(order)
-        send(channel, staged=True)
-        receive(channel)  # it is in its control groups now
-        unshare(CLONE_NEWCGROUP)
-        send(channel, spare=True)
-
-        plan, fds = receive(channel)
-        enter_root(fds[0], plan["hostname"])
-        os.close(fds[0])
+        setns(network, CLONE_NEWNET)  # it belongs to the template's user namespace
+        os.close(network)
         unshare(CLONE_NEWUSER)
         mapper.send(b"m")
         if mapper.recv(1) != b"m":
             raise OSError("the template did not map the ids")
         mapper.close()
-        limit_users(order.pop("limits_at"), plan["user_limits"])
-        drop_rights(int(plan["capabilities"]), bytes.fromhex(plan["filter"]))
-        everything = signal.valid_signals()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, everything)
-        for number in range(3):
-            os.dup2(fds[1 + number], number)
-        for fd in fds[1:]:
-            os.close(fd)
+        unshare(CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC)
+        if os.fork():
+            os._exit(0)
+        os.setsid()
+        mount(None, "/", None, MS_REC | MS_PRIVATE)
+        send(channel, born=True)
+        stage_devices(order)
+        stage_kernel_files(order)
+        send(channel, staged=True)
+        receive(channel)  # it is in its control groups now
+        unshare(CLONE_NEWCGROUP)
+        signals = set(signal.valid_signals())
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         program = os.fork()
         if not program:
             os.setpgid(0, 0)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            be_program(channel)
+            ours.close()
+            be_program(channel, theirs, order)
             return
+        theirs.close()
+        code = be_init(channel, ours, order, program, signals)
     except BaseException as error:  # whatever it is, this process must never go on as a template
         try:
             send(channel, error=repr(error)[:500])
         finally:
             os._exit(1)
-    os._exit(init(channel, program, everything))
+    os._exit(code)
+
+
+def be_init(channel: socket.socket, go: socket.socket, order: dict[str, Any], program: int, signals: set[signal.Signals]) -> int:
+    """Wait for what this container becomes, put it together, hold no right any more, and see the program to its end."""
+    send(channel, spare=True)
+    plan, fds = receive(channel)
+    begun = time.monotonic()
+    enter_root(fds[0], plan["hostname"])
+    go.sendmsg([b"g"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds[1:]))])
+    go.close()
+    entered = time.monotonic()
+    drop_rights(int(order["capabilities"]), bytes.fromhex(order["filter"]))
+    for number in range(3):
+        os.dup2(fds[1 + number], number)
+    for fd in fds:
+        os.close(fd)
+    send(channel, init=True, took_ms={"root": (entered - begun) * 1000, "rights": (time.monotonic() - entered) * 1000})
+    return watch(channel, program, signals)
 
 
 def stage_devices(order: dict[str, Any]) -> None:
@@ -314,17 +323,19 @@ def stage_devices(order: dict[str, Any]) -> None:
 
 def stage_kernel_files(order: dict[str, Any]) -> None:
     mount("proc", STAGE + "/proc", "proc", MS_NOSUID | MS_NOEXEC | MS_NODEV)
-    order["limits_at"] = os.open(STAGE + "/proc/sys/user", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    mount("sysfs", STAGE + "/sys", "sysfs", MS_NOSUID | MS_NOEXEC | MS_NODEV | MS_RDONLY)
+    for name, value in order["user_limits"].items():  # what the kernel counts for this user namespace
+        with open(STAGE + "/proc/sys/user/" + name, "w") as file:
+            file.write(value)
     for path in order["read_only"]:
         if os.path.exists(STAGE + path):
             bind(STAGE + path, STAGE + path, MS_RDONLY)
+    # The template's own mounts keep the flags that they have here.
     for path in order["masked"]:
         if os.path.isdir(STAGE + path):
             mount("tmpfs", STAGE + path, "tmpfs", 0, "size=0k")
             mount(None, STAGE + path, None, MS_REMOUNT | MS_BIND | MS_RDONLY)
         elif os.path.exists(STAGE + path):
-            bind("/dev/null", STAGE + path, MS_RDONLY)
+            bind("/dev/null", STAGE + path, MS_RDONLY | MS_NOSUID | MS_NOEXEC)
 
 
 def bind(source: str, target: str, flags: int) -> None:
@@ -338,7 +349,7 @@ def enter_root(tree: int, hostname: str) -> None:
     root = STAGE + "/root"
     attached = libc.syscall(move_mount, tree, b"", AT_FDCWD, root.encode(), MOVE_MOUNT_F_EMPTY_PATH)
     checked(attached, "attach the root")
-    for name in ("dev", "proc", "sys"):
+    for name in ("dev", "proc"):
         if os.path.islink(root + "/" + name):
             raise OSError("/%s of the image is a link" % name)
         mount(STAGE + "/" + name, root + "/" + name, None, MS_MOVE)
@@ -348,15 +359,6 @@ def enter_root(tree: int, hostname: str) -> None:
     os.chdir("/")
     name = hostname.encode()
     checked(libc.sethostname(name, len(name)), "sethostname")
-
-
-def limit_users(directory: int, limits: dict[str, str]) -> None:
-    """Bound what the kernel counts for this user namespace: only its own root may, and not for long."""
-    for name, value in limits.items():
-        file = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory)
-        os.write(file, value.encode())
-        os.close(file)
-    os.close(directory)
 
 
 def drop_rights(kept: int, program: bytes) -> None:
@@ -377,9 +379,9 @@ def drop_rights(kept: int, program: bytes) -> None:
     checked(libc.prctl(PR_SET_SECCOMP, ctypes.c_ulong(SECCOMP_MODE_FILTER), ctypes.byref(loaded), 0, 0), "seccomp")
 
 
-def init(channel: socket.socket, program: int, signals: set[signal.Signals]) -> int:
+def watch(channel: socket.socket, program: int, signals: set[signal.Signals]) -> int:
     """What the first process of a container does from then on: reap, pass signals on, and end with the program."""
-    waited = set(signals) - {signal.SIGKILL, signal.SIGSTOP}
+    waited = signals - {signal.SIGKILL, signal.SIGSTOP}
     code = None
     while code is None:
         number = signal.sigwaitinfo(waited).si_signo
@@ -408,8 +410,17 @@ def init(channel: socket.socket, program: int, signals: set[signal.Signals]) -> 
 # ---- the program's process ----
 
 
-def be_program(channel: socket.socket) -> None:
+def be_program(channel: socket.socket, go: socket.socket, order: dict[str, Any]) -> None:
     """Wait until the agent has checked this process, take what it runs with, and be as a fresh interpreter would."""
+    drop_rights(int(order["capabilities"]), bytes.fromhex(order["filter"]))
+    data, ancillary, _, _ = go.recvmsg(1, socket.CMSG_SPACE(3 * 4))
+    if not data:
+        os._exit(1)
+    fds = array.array("i", ancillary[0][2])
+    go.close()
+    for number, fd in enumerate(fds):
+        os.dup2(fd, number)
+        os.close(fd)
     send(channel, program=True, shadowed=shadowed())
     handed, _ = receive(channel)
     channel.close()
