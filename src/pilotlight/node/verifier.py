@@ -50,7 +50,7 @@ class Expected:
 
     `groups` maps each controller that this machine has to what the container's path there has in it. `host` are the agent's
     namespaces, `others` those of other live containers, with their names (`Admission` fills it). `descriptors` are links
-    ("pipe:[7]") of the only files that may be open; None: any pipe, socket or anonymous one, and files of the container's own
+    ("pipe:[7]") of exactly the files that are open; None: any pipe, socket or anonymous one, and files of the container's own
     mounts. `filters` are the exact seccomp programs, the oldest first; `from_runtime`: an OCI runtime made it, so any will do
     where the kernel does not tell which. `alone`: one thread, and no memory shared. `hooks_may_add`: programs of the machine's
     owner mount what no rule here knows.
@@ -216,12 +216,16 @@ def _place_faults(observed: Observed, expected: Expected) -> Iterable[str]:
 
 
 def _descriptor_faults(observed: Observed, expected: Expected) -> Iterable[str]:
+    if expected.descriptors is not None:
+        found = {descriptor.link for descriptor in observed.descriptors}
+        for link in sorted(found - expected.descriptors):
+            yield f"it holds an open file that it should not: {link}"
+        for link in sorted(expected.descriptors - found):
+            yield f"it does not hold what it was given: {link}"
+        return
     own = {mount.mount_id for mount in observed.mounts}
     for descriptor in observed.descriptors:
-        if expected.descriptors is not None:
-            if descriptor.link not in expected.descriptors:
-                yield f"it holds an open file that it should not: {descriptor.link}"
-        elif descriptor.link.startswith("/") and descriptor.mount_id not in own:
+        if descriptor.link.startswith("/") and descriptor.mount_id not in own:
             yield f"it holds an open file from outside: {descriptor.link}"
 
 
