@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from pilotlight.control.creation import Creation
 from pilotlight.control.owners import Owners
 from pilotlight.control.permissions import Permissions
 from pilotlight.core import errors
-from pilotlight.core.permissions import RULES, Scope
+from pilotlight.core.permissions import FIELDS, RULES, Kind, Scope
+from pilotlight.store.owners import owner_of
 from pilotlight.wire.raw import RawCodec, RawStatusDetails
 
 METHODS = {method.name: method for method in api_pb2.DESCRIPTOR.services_by_name["ModalClient"].methods}
@@ -235,6 +237,25 @@ def test_an_id_of_another_environment_opens_nothing(both: tuple[Side, Side], nam
         assert "another environment" in words
 
 
+def test_memory_and_rows_agree_on_whose_an_object_is(platform: Platform, both: tuple[Side, Side]) -> None:
+    server = platform.server
+    owners = Owners(database=server.database, apps=server.apps, functions=server.functions, calls=server.calls)
+    environments = [platform.call(owners.of(Kind.APP, one.ids["app_id"])) for one in both]
+    assert len({owner.environment_id for owner in environments if owner}) == 2
+    bind = api_pb2.FunctionBindParamsRequest(function_id=both[1].ids["function_id"], serialized_params=b"x")
+    bound_id = both[1].container.ask("FunctionBindParams", bind).bound_function_id
+    start = api_pb2.FunctionAsyncInvokeRequest(function_id=bound_id)
+    call_id = both[1].container.ask("FunctionAsyncInvoke", start).function_call_id
+    for field, object_id in [*both[1].ids.items(), ("function_id", bound_id), ("function_call_id", call_id)]:
+        kind = FIELDS[field]
+        on_disk = platform.call(server.database.read(partial(owner_of, kind=kind, object_id=object_id)))
+        assert on_disk == platform.call(owners.of(kind, object_id)) and on_disk is not None, field
+        assert environments[1] and on_disk.environment_id == environments[1].environment_id
+        assert platform.call(server.database.read(partial(owner_of, kind=kind, object_id=f"{object_id[:3]}nothing"))) is None
+        behind = {"function_call_id": (both[1].ids["function_id"],)}.get(field, ())
+        assert on_disk.behind == {call_id: (bound_id, bind.function_id), bound_id: (bind.function_id,)}.get(object_id, behind)
+
+
 def test_nothing_of_theirs_was_changed_by_all_that(both: tuple[Side, Side], client: modal.Client) -> None:
     _, theirs = both
     assert modal.Dict.from_name("things", environment_name="theirs").hydrate(client).len() == 0
@@ -327,7 +348,7 @@ class TestLookingUp:
         outputs = mine.container.ask("FunctionGetOutputs", api_pb2.FunctionGetOutputsRequest(function_call_id=call_id, timeout=20))
         assert outputs.outputs[0].result.status == api_pb2.GenericResult.GENERIC_STATUS_SUCCESS
         # What its containers hold stays as its author has said.
-        bind = api_pb2.FunctionBindParamsRequest(function_id=found.function_id)
+        bind = api_pb2.FunctionBindParamsRequest(function_id=found.function_id, environment_name="theirs")
         assert mine.container.ask("FunctionBindParams", bind).bound_function_id
         bind.function_options.volume_mounts.add(volume_id=mine.ids["volume_id"], mount_path="/root")
         assert "may not change" in mine.container.refused("FunctionBindParams", bind)

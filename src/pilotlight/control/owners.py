@@ -37,15 +37,16 @@ class Owners:
     def _at_hand(self, kind: Kind, object_id: str) -> Owner | None:
         if kind is Kind.APP:
             app = self._apps.find(object_id)
-            return Owner(app.environment_id, object_id) if app is not None else None
+            return Owner(app.environment_id) if app is not None else None
         if kind is Kind.CALL:
             call = self._calls.find(object_id)
             function = call.pool.function if call is not None else None
-            behind = function.function_id if function is not None else ""
         elif kind is Kind.FUNCTION:
             function = self._functions.find(object_id)
-            behind = (function.parent_id or "") if function is not None else ""
         else:
             return None
         app = self._apps.find(function.app_id) if function is not None else None
-        return Owner(app.environment_id, app.app_id, behind) if app is not None else None
+        if function is None or app is None:
+            return None
+        own = (function.function_id,) if kind is Kind.CALL else ()
+        return Owner(app.environment_id, (*own, function.parent_id) if function.parent_id else own)

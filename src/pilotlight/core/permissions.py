@@ -150,9 +150,9 @@ RULES = _table(
     (_CHANGES, "AppCreate AppGetOrCreate AppPublish AppRollback AppRollover AppStop AppSetTags AppHeartbeat AppClientDisconnect"),
     (_USES, "AppLookup AppList AppGetByDeploymentName AppGetLayout AppGetObjects AppGetLifecycle AppGetInfo AppGetTags"),
     (_USES, "AppDeploymentHistory AppGetTimeRangeStats TaskList TaskGetInfo"),
-    (_LOOKS_UP, "FunctionGet ClassGet"),
+    (_LOOKS_UP, "FunctionGet ClassGet FunctionBindParams"),
     (_USES, "FunctionPrecreate FunctionCreate ClassCreate"),
-    (_USES, "FunctionGetById FunctionGetSerialized FunctionBindParams FunctionListVariants"),
+    (_USES, "FunctionGetById FunctionGetSerialized FunctionListVariants"),
     (_USES, "FunctionGetCurrentStats FunctionGetTimeRangeStats FunctionGetSchedulingParams FunctionUpdateSchedulingParams"),
     (_USES, "FunctionMap FunctionPutInputs FunctionFinishInputs FunctionGetOutputs FunctionAsyncInvoke"),
     (_USES, "FunctionCallCancel FunctionCallFromId FunctionCallGetInfo FunctionCallGetDataOut FunctionGetCallGraph"),
@@ -196,11 +196,10 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Where an object belongs. `behind` is what else opens it: the function of a call, or the one that this was bound from."""
+    """Where an object belongs. `behind` are functions that open it too: first that of a call, then the one it was bound from."""
 
     environment_id: str
-    app_id: str = ""
-    behind: str = ""
+    behind: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,14 +257,13 @@ _HOW_TO_REACH = (
 
 
 def _may_use(container: Container, named: Named) -> bool:
-    openers = {named.object_id, named.owner.behind} - {""}
-    return any(opener in container.given or opener in container.found for opener in openers)
+    return any(opener in container.given or opener in container.found for opener in (named.object_id, *named.owner.behind))
 
 
 def _check_own(name: str, container: Container, named: Named) -> None:
     if named.kind is Kind.TASK and named.object_id == container.task_id:
         return
-    if named.kind is Kind.CALL and named.owner.behind == container.function_id:
+    if named.kind is Kind.CALL and named.owner.behind[:1] == (container.function_id,):
         return
     raise errors.NotAllowed(
         f"{named.kind.value} {named.object_id} is not that of container {container.task_id}, which may not speak for it ({name})."

@@ -131,6 +131,9 @@ class Setup:
         for directory in (self._run_dir, self._containers_dir, self._run_dir / "stage"):
             directory.mkdir(parents=True, exist_ok=True)
             directory.chmod(0o711)  # the containers' root must be able to walk through, and to read nothing
+        # Whoever else is on this machine comes no further: the doors and arguments of all containers are below.
+        os.chown(self._run_dir, -1, self.ids.first)
+        self._run_dir.chmod(0o710)
         self._scratch_dir.mkdir(parents=True, exist_ok=True)
         if missing := self.groups.open():
             log.warning("cgroups.controllers_missing", controllers=missing, effect="these limits are not kept")

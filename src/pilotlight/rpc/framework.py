@@ -55,10 +55,6 @@ class Caller:
     is_repeated: bool = False  # the client has asked before, under the same key
     address: str = ""  # of the other end of the connection; empty for a task
 
-    @property
-    def is_container(self) -> bool:
-        return self.task_id is not None
-
 
 class Authenticator(Protocol):
     """Turns the metadata of a request into a Caller, or raises BadCredentials."""

@@ -15,7 +15,7 @@ from pilotlight.rpc.framework import Caller
 
 
 class ProxyTokenHandlers:
-    """Proxy tokens as the client sees them. A container may not touch them."""
+    """Proxy tokens as the client sees them."""
 
     def __init__(self, proxy_tokens: ProxyTokens, tokens: Tokens, signing_key: bytes, now: Callable[[], float] = time.time) -> None:
         self._proxy_tokens = proxy_tokens
@@ -24,51 +24,42 @@ class ProxyTokenHandlers:
         self._now = now
 
     async def WebhookTokenCreate(self, caller: Caller, request: api_pb2.WebhookTokenCreateRequest) -> api_pb2.TokenCreateResponse:
-        _refuse_containers(caller)
         token_id, secret = await self._proxy_tokens.create(request.name, caller.token_id, scoped=request.scoped)
         return api_pb2.TokenCreateResponse(token_id=token_id, token_secret=secret)
 
     async def WebhookTokenList(self, caller: Caller, request: Empty) -> api_pb2.WebhookTokenListResponse:
-        _refuse_containers(caller)
         return self._listed(self._proxy_tokens.list())
 
     async def WebhookTokenListForEnvironment(
         self, caller: Caller, request: api_pb2.WebhookTokenListForEnvironmentRequest
     ) -> api_pb2.WebhookTokenListResponse:
-        _refuse_containers(caller)
         return self._listed(self._proxy_tokens.valid_in(request.environment_name))
 
     async def WebhookTokenUpdate(self, caller: Caller, request: api_pb2.WebhookTokenUpdateRequest) -> api_pb2.WebhookToken:
-        _refuse_containers(caller)
         if not request.HasField("name"):
             return self._info(self._proxy_tokens.get(request.token_id))
         return self._info(await self._proxy_tokens.rename(request.token_id, request.name))
 
     async def WebhookTokenDelete(self, caller: Caller, request: api_pb2.TokenDeleteRequest) -> Empty:
-        _refuse_containers(caller)
         await self._proxy_tokens.delete(request.token_id)
         return Empty()
 
     async def WebhookTokenEnvironmentAdd(self, caller: Caller, request: api_pb2.WebhookTokenEnvironmentAddRequest) -> Empty:
-        _refuse_containers(caller)
         await self._proxy_tokens.allow(request.token_id, request.environment_id)
         return Empty()
 
     async def WebhookTokenEnvironmentRemove(self, caller: Caller, request: api_pb2.WebhookTokenEnvironmentRemoveRequest) -> Empty:
-        _refuse_containers(caller)
         await self._proxy_tokens.disallow(request.token_id, request.environment_id)
         return Empty()
 
     async def WebhookTokenEnvironmentList(
         self, caller: Caller, request: api_pb2.WebhookTokenEnvironmentListRequest
     ) -> api_pb2.WebhookTokenEnvironmentListResponse:
-        _refuse_containers(caller)
         return api_pb2.WebhookTokenEnvironmentListResponse(
             environment_ids=sorted(self._proxy_tokens.get(request.token_id).environment_ids)
         )
 
     async def CurlGetAuthToken(self, caller: Caller, request: api_pb2.CurlAuthTokenRequest) -> api_pb2.CurlAuthTokenResponse:
-        _refuse_containers(caller)
         host = urlsplit(request.url if "://" in request.url else f"https://{request.url}").hostname
         if not host:
             raise errors.InvalidInput(f"{request.url!r} names no host. Give the whole address of the web function.")
@@ -85,8 +76,3 @@ class ProxyTokenHandlers:
             name=token.name,
             created_by=api_pb2.UserIdentity(user_id=token.created_by, username=self._tokens.name_of(token.created_by)),
         )
-
-
-def _refuse_containers(caller: Caller) -> None:
-    if caller.is_container:
-        raise errors.NotAllowed("A container may not see or change proxy tokens; `modal workspace proxy-tokens` outside does.")

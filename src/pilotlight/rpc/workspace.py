@@ -12,7 +12,7 @@ from modal_proto import api_pb2
 
 from pilotlight.control.environments import Environments
 from pilotlight.control.tokens import Tokens
-from pilotlight.core import errors, ids
+from pilotlight.core import ids
 from pilotlight.rpc.framework import Caller
 
 AUTH_TOKEN_TTL_S = 20 * 60
@@ -53,14 +53,10 @@ class WorkspaceHandlers:
         )
 
     async def WorkspaceSetDefaultEnvironment(self, caller: Caller, request: api_pb2.WorkspaceSetDefaultEnvironmentRequest) -> Empty:
-        if caller.is_container:
-            raise errors.NotAllowed("A container may not change what belongs to the workspace.")
         await self._environments.set_default(request.environment_name)
         return Empty()
 
     async def TokenInfoGet(self, caller: Caller, request: api_pb2.TokenInfoGetRequest) -> api_pb2.TokenInfoGetResponse:
-        if caller.is_container:
-            raise errors.NotAllowed("A container has no token: it is known by the socket that it calls through.")
         token = self._tokens.get(caller.token_id)
         return api_pb2.TokenInfoGetResponse(
             token_id=token.token_id,
@@ -71,7 +67,5 @@ class WorkspaceHandlers:
         )
 
     async def TokenDelete(self, caller: Caller, request: api_pb2.TokenDeleteRequest) -> Empty:
-        if caller.is_container:
-            raise errors.NotAllowed("A container may not revoke tokens. `pilotlight token revoke` does.")
         await self._tokens.revoke(request.token_id)
         return Empty()

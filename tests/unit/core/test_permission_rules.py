@@ -59,27 +59,27 @@ def test_what_was_given_or_found_may_be_used_but_not_changed() -> None:
 
 @pytest.mark.parametrize("function_id", ["fu-given", "fu-found"])
 def test_a_function_opens_its_calls_and_what_is_bound_from_it(function_id: str) -> None:
-    behind = Owner(THEIRS, "ap-theirs", function_id)
+    behind = Owner(THEIRS, ("fu-bound", function_id))
     assert allowed(USES, Named(Kind.CALL, "fc-1", behind, is_changed=False))
     assert allowed(USES, Named(Kind.FUNCTION, "fu-bound", behind, is_changed=False))
-    assert not allowed(USES, Named(Kind.CALL, "fc-1", dataclasses.replace(behind, behind="fu-other"), is_changed=False))
-    assert not allowed(USES, Named(Kind.APP, "ap-theirs", Owner(THEIRS, "ap-theirs"), is_changed=False))
+    assert not allowed(USES, Named(Kind.CALL, "fc-1", Owner(THEIRS, ("fu-other",)), is_changed=False))
+    assert not allowed(USES, Named(Kind.APP, "ap-theirs", Owner(THEIRS), is_changed=False))
 
 
 def test_a_container_speaks_only_for_itself() -> None:
     rule = Rule(Scope.TASK)
-    assert allowed(rule, Named(Kind.TASK, "ta-me", Owner(MINE, "ap-mine"), is_changed=False))
-    assert allowed(rule, Named(Kind.CALL, "fc-1", Owner(MINE, "ap-mine", "fu-work"), is_changed=False))
-    assert not allowed(rule, Named(Kind.TASK, "ta-other", Owner(MINE, "ap-mine"), is_changed=False))
-    assert not allowed(rule, Named(Kind.CALL, "fc-1", Owner(MINE, "ap-mine", "fu-other"), is_changed=False))
+    assert allowed(rule, Named(Kind.TASK, "ta-me", Owner(MINE), is_changed=False))
+    assert allowed(rule, Named(Kind.CALL, "fc-1", Owner(MINE, ("fu-work",)), is_changed=False))
+    assert not allowed(rule, Named(Kind.TASK, "ta-other", Owner(MINE), is_changed=False))
+    assert not allowed(rule, Named(Kind.CALL, "fc-1", Owner(MINE, ("fu-other", "fu-work")), is_changed=False))
 
 
 def test_the_output_that_a_container_reads_is_of_its_app_or_of_one_that_it_made() -> None:
     rule = Rule(Scope.LOGS)
-    assert allowed(rule, Named(Kind.APP, "ap-mine", Owner(MINE, "ap-mine"), is_changed=False))
-    assert allowed(rule, Named(Kind.APP, "ap-made", Owner(MINE, "ap-made"), is_changed=False))
-    assert not allowed(rule, Named(Kind.APP, "ap-other", Owner(MINE, "ap-other"), is_changed=False))
-    assert not allowed(rule, Named(Kind.CALL, "fc-1", Owner(THEIRS, "ap-theirs", "fu-x"), is_changed=False))
+    assert allowed(rule, Named(Kind.APP, "ap-mine", Owner(MINE), is_changed=False))
+    assert allowed(rule, Named(Kind.APP, "ap-made", Owner(MINE), is_changed=False))
+    assert not allowed(rule, Named(Kind.APP, "ap-other", Owner(MINE), is_changed=False))
+    assert not allowed(rule, Named(Kind.CALL, "fc-1", Owner(THEIRS, ("fu-x",)), is_changed=False))
 
 
 def test_what_has_no_rule_is_refused() -> None:

@@ -25,7 +25,6 @@ def test_a_task_is_known_by_its_node() -> None:
     caller = authenticate()
     assert (caller.task_id, caller.edge_base_url, caller.idempotency_key) == ("ta-1", "http://169.254.10.1:9980", "key")
     assert caller.client_type == api_pb2.CLIENT_TYPE_CONTAINER
-    assert caller.is_container
 
 
 @pytest.mark.parametrize("token", ["", "00" * 32, "é"])
