@@ -1,6 +1,7 @@
 """What of a platform's containers is on this machine: looked up from outside, in the kernel's own books.
 
-A container is a control group whose name is its task's id; what else the platform keeps ready has groups of other names.
+A process is a function's if its root directory holds the socket by which a function's container speaks to its node; what the
+platform keeps ready for whichever function comes next has none.
 """
 
 import os
@@ -12,7 +13,7 @@ from bench.processes import Failed
 from pilotlight.config import Settings
 
 GROUPS = Path("/sys/fs/cgroup")
-TASK_PREFIX = "ta-"
+GUEST_SOCKET = "__pilotlight/gateway.sock"
 GONE_TIMEOUT_S = 30.0
 LOOK_EVERY_S = 0.01
 
@@ -43,12 +44,20 @@ def processes(group: Path) -> list[int]:
 
 
 def containers(settings: Settings) -> dict[str, list[int]]:
-    """The processes of each container."""
-    return {name: processes(path) for name, path in groups(settings).items() if name.startswith(TASK_PREFIX)}
+    """The processes of each function's container, by its control group."""
+    found = {name: [pid for pid in processes(path) if _is_of_function(pid)] for name, path in groups(settings).items()}
+    return {name: pids for name, pids in found.items() if pids}
+
+
+def _is_of_function(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/root", GUEST_SOCKET).exists()
+    except OSError:  # it has ended
+        return False
 
 
 def wait_until_none(settings: Settings) -> None:
-    """Return once no process and no group of a container is there; raises Failed."""
+    """Return once no process of a function is there; raises Failed."""
     deadline = time.monotonic() + GONE_TIMEOUT_S
     while left := containers(settings):
         if time.monotonic() > deadline:
