@@ -30,6 +30,7 @@ class Spare:
     group: cgroups.Group
     port: Port | None = None
     network: int = -1
+    owner: int = 0  # its root's id on this machine
     pid: int = 0
     pidfd: int = -1
 
@@ -61,7 +62,7 @@ def make_spare(setup: Setup, template: Template) -> Spare:
     except BaseException:
         os.close(network)
         raise
-    spare = Spare(template, channel, setup.groups.of(f"spare-{next(_numbers)}"), network=network)
+    spare = Spare(template, channel, setup.groups.of(f"spare-{next(_numbers)}"), network=network, owner=setup.ids.first)
     try:
         spare.group.create(cgroups.Limits())
         setup.network.tune(network, _sysctls(setup))

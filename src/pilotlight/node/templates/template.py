@@ -140,6 +140,7 @@ class Template:
             os.close(output)
         self.pid = int(pid_file.read_text())
         self.pidfd = os.pidfd_open(self.pid)
+        Path(f"/proc/{self.pid}/oom_score_adj").write_text(str(bundle.OOM_SCORE_ADJUST))  # its children take it over
 
     @property
     def is_alive(self) -> bool:

@@ -38,8 +38,6 @@ def start(setup: Setup, spec: ContainerSpec, spare: Spare, stdout: int, stderr: 
             wanted = setup.furnish(spec, started)
             with started.step("attach"):
                 tree = _whole_tree(setup, wanted, spare.network)
-        for pipe in (stdout, stderr):  # so that /dev/stdout can be opened anew
-            os.fchown(pipe, setup.ids.first, setup.ids.first)
         with started.step("enter"):
             program, inside_ms, given = _enter(spec, spare, tree, stdout, stderr)
         started.setup_ms.update(inside_ms)
@@ -87,6 +85,8 @@ def _enter(spec: ContainerSpec, spare: Spare, tree: int, stdout: int, stderr: in
     os.close(nobody)
     given = frozenset((*map(link_of, (stdin, stdout, stderr)), spare.channel.other_end))
     try:
+        for pipe in (stdin, stdout, stderr):  # so that /dev/stdout can be opened anew
+            os.fchown(pipe, spare.owner, spare.owner)
         spare.channel.send({"hostname": spec.container_id}, [tree, stdin, stdout, stderr])
     finally:
         os.close(stdin)
@@ -119,9 +119,11 @@ def _verify(setup: Setup, spare: Spare, started: Started, program: int, given: f
         read_from=spare.template.devices,
     )
     with _held(program) as held:
-        setup.admission.admit(started.container_id, held, expected, started.group, members=(spare.pid,))
+        setup.admission.admit(
+            started.container_id, held, expected, started.group, members=(spare.pid,), apart_from=(spare.template.pid,)
+        )
     with _held(spare.pid) as held:
-        init = observed.observe(spare.pid, held=held, memory=True)
+        init = observed.observe(spare.pid, held=held, memory=True, apart_from=(spare.template.pid,))
         if found := verifier.faults(init, expected):
             raise NotIsolated(
                 f"The init of container {started.container_id} is not isolated: {'; '.join(found)}.", faults=tuple(found)

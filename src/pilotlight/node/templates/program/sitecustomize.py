@@ -51,6 +51,7 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_MOVE, MS_REC 
 MS_PRIVATE, MS_STRICTATIME = 1 << 18, 1 << 24
 MNT_DETACH = 2
 PR_CAPBSET_DROP, PR_SET_SECCOMP, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 24, 22, 47, 4
+PR_SET_DUMPABLE = 4
 SECCOMP_MODE_FILTER = 2
 CAPABILITY_VERSION_3 = 0x20080522
 CAPABILITIES = 64
@@ -298,6 +299,8 @@ def be_init(channel: socket.socket, go: socket.socket, order: dict[str, Any], pr
         os.dup2(fds[1 + number], number)
     for fd in fds:
         os.close(fd)
+    # The channel to the agent is for nobody else in the container to take out of this process (ptrace, pidfd_getfd).
+    checked(libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "keep others out of the init")
     send(channel, init=True, took_ms={"root": (entered - begun) * 1000, "rights": (time.monotonic() - entered) * 1000})
     return watch(channel, program, signals)
 
