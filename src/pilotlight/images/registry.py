@@ -183,6 +183,8 @@ def _convert_whiteouts(root: Path) -> None:
             if name == OPAQUE_MARK:
                 os.setxattr(directory, OPAQUE, b"y")
             elif not name.startswith(".wh..wh."):
+                if name.removeprefix(WHITEOUT) in ("", ".", ".."):
+                    raise InvalidInput(f"The layer has the mark {name!r}, which names nothing to delete: it can't be an image's.")
                 hidden = mark.with_name(name.removeprefix(WHITEOUT))
                 if not os.path.lexists(hidden):
                     os.mknod(hidden, stat.S_IFCHR | 0o600, os.makedev(0, 0))

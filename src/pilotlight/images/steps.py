@@ -128,6 +128,8 @@ class _Output:
 
 def remove_mount_points(upper: Path, layers: tuple[Path, ...]) -> None:
     """Take away what was made only to mount something on it: our own directory, and empty files that a runtime puts there."""
+    if any((upper / name).is_symlink() for name in ("run", "etc")):
+        return  # it leads who knows where on this machine
     ours = upper / GUEST_DIR.lstrip("/")
     if ours.is_dir() and not ours.is_symlink():
         for entry in ours.iterdir():

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from pilotlight.core.errors import InvalidInput
 
+MAX_DEPTH = 64  # of variables in one another
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|\d+")
 _MODIFIED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*|\d+)(?::?([-+?]))?")
 
@@ -38,8 +39,13 @@ def split(text: str) -> list[str]:
     return [*words, word] if word else words
 
 
-def expand(word: str, variables: Mapping[str, str]) -> str:
-    """The word with quotes removed and variables replaced; errors: InvalidInput for a form that Docker does not have."""
+def expand(word: str, variables: Mapping[str, str], depth: int = 0) -> str:
+    """The word with quotes removed and variables replaced; errors: InvalidInput for a form that Docker does not have.
+
+    `depth`: how many variables the word stands in.
+    """
+    if depth > MAX_DEPTH:
+        raise InvalidInput(f"A Dockerfile's variables stand in one another more than {MAX_DEPTH} deep. Give one of them a name.")
     out, quote, at = "", "", 0
     while at < len(word):
         char = word[at]
@@ -54,7 +60,7 @@ def expand(word: str, variables: Mapping[str, str]) -> str:
         elif not quote and char in "'\"":
             quote = char
         elif char == "$":
-            value, at = _variable(word, at + 1, variables)
+            value, at = _variable(word, at + 1, variables, depth)
             out += value
             continue
         else:
@@ -63,7 +69,7 @@ def expand(word: str, variables: Mapping[str, str]) -> str:
     return out
 
 
-def _variable(word: str, at: int, variables: Mapping[str, str]) -> tuple[str, int]:
+def _variable(word: str, at: int, variables: Mapping[str, str], depth: int) -> tuple[str, int]:
     """The value of the variable whose name starts here, and where the text goes on."""
     if word[at : at + 1] != "{":
         match = _NAME.match(word, at)
@@ -77,7 +83,7 @@ def _variable(word: str, at: int, variables: Mapping[str, str]) -> tuple[str, in
         )
     name, operator, value = match[1], match[2], variables.get(match[1], "")
     present = bool(value) if ":" in match[0] else match[1] in variables
-    fallback = expand(inner[match.end() :], variables) if operator else ""
+    fallback = expand(inner[match.end() :], variables, depth + 1) if operator else ""
     if operator == "?" and not present:
         raise InvalidInput(f"Variable {name} is not set: {fallback or 'the Dockerfile requires it'}.")
     if operator == "+":
@@ -100,6 +106,6 @@ def json_list(text: str) -> list[str] | None:
         return None
     try:
         values = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # lists in lists without end are no words either
         return None
     return values if isinstance(values, list) and all(isinstance(value, str) for value in values) else None

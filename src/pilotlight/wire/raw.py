@@ -45,10 +45,13 @@ def field_header(field_number: int, size: int) -> bytes:
 
 
 def leading_string(data: bytes, field_number: int) -> str | None:
-    """The string that a serialized message begins with, if that is this field and its size fits in one byte; else None."""
+    """The string that a serialized message begins with, if that is this field, is text, and has a size of one byte; else None."""
     if len(data) < 2 or data[0] != field_number << 3 | 2 or data[1] >= CONTINUED or len(data) < 2 + data[1]:
         return None
-    return data[2 : 2 + data[1]].decode()
+    try:
+        return data[2 : 2 + data[1]].decode()
+    except UnicodeDecodeError:
+        return None  # whoever reads it as a message will say what is wrong
 
 
 def _varint(number: int) -> bytes:
