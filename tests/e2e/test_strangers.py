@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from conftest import Platform
 from test_runtime import Output, opened, python, rootfs, run, settings, shell  # noqa: F401 - fixtures of real containers
 
 from pilotlight.config import Settings
@@ -40,6 +41,20 @@ print([path for path in paths[:2] if os.path.exists(path)])
 print(open(paths[2]).read().strip())
 print(max(int(name) for name in os.listdir("/proc") if name.isdigit()) < 1000)
 print([line.split()[-1] for line in open("/proc/net/unix") if "pilotlight" in line])
+"""
+
+
+# What a stranger can read below a directory.
+WALK = """
+import os
+os.setgroups([]); os.setgid({nobody}); os.setuid({nobody})
+for directory, _, files in os.walk({top!r}):
+    for name in files:
+        try:
+            with open(os.path.join(directory, name), "rb"):
+                print(os.path.relpath(os.path.join(directory, name), {top!r}))
+        except OSError:
+            pass
 """
 
 
@@ -81,3 +96,18 @@ def test_a_container_sees_neither_the_machine_nor_its_neighbour(settings: Settin
             await neighbour.wait()
 
     uvloop.run(check())
+
+
+def test_the_state_is_unreadable_to_others_even_in_a_directory_that_is_not(platform: Platform) -> None:
+    state = platform.settings.state
+    assert stat.S_IMODE(state.stat().st_mode) == 0o700
+    walk = WALK.format(nobody=NOBODY, top=str(state))
+    modes = {directory: stat.S_IMODE(directory.stat().st_mode) for directory in (state, state.parent)}
+    try:
+        for directory, mode in modes.items():
+            directory.chmod(mode | 0o755)
+        found = subprocess.run([sys.executable, "-c", walk], capture_output=True, text=True, check=True).stdout.split()
+    finally:
+        for directory, mode in modes.items():
+            directory.chmod(mode)
+    assert set(found) <= {"network_slot"}, found

@@ -50,10 +50,20 @@ def open_databases(path: Path, output_path: Path, synchronous: str, run_dir: Pat
         )
         if run_dir.exists():
             marker.write_text(supervisor)
+    for database in (path, output_path):
+        _keep_private(database)
     engine = _open_newest(path, synchronous, note)
     output_engine = open_engine(output_path, OUTPUT_SYNCHRONOUS)
     create_missing(output_engine, output_tables.metadata)
     return engine, output_engine
+
+
+def _keep_private(path: Path) -> None:
+    """Nobody else reads a database, whatever its directory lets others do. New companions (-wal, -shm) get the mode of the file."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+        if file.exists():
+            file.chmod(0o600)
 
 
 def _open_newest(path: Path, synchronous: str, note: Note) -> Engine:

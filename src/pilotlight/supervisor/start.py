@@ -36,8 +36,11 @@ def require_root(why: str) -> None:
 
 
 def _make_directories(settings: Settings) -> None:
+    """The state directory, and what is in it that others must not read even if it was there before and lets them in."""
     settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    settings.process_logs_dir.mkdir(mode=0o700, exist_ok=True)
+    for directory in (settings.process_logs_dir, settings.node_dir, settings.layers_dir, settings.images_dir):
+        directory.mkdir(mode=0o700, exist_ok=True)
+        directory.chmod(0o700)
 
 
 def _prepare(settings: Settings) -> tuple[Settings, dict[str, Listeners]]:

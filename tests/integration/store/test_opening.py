@@ -67,6 +67,17 @@ def test_a_new_state_has_the_newest_schema_and_nothing_to_say(tmp_path: Path) ->
     assert not (tmp_path / opening.COPIES_DIR).exists()
 
 
+def test_nobody_else_reads_a_database_even_one_that_they_could(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    for _ in range(2):
+        Opened(tmp_path)
+        files = [path for path in tmp_path.iterdir() if path.is_file()]
+        assert {path.suffix for path in files} >= {".db"}
+        assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+        for path in files:
+            path.chmod(0o644)
+
+
 @pytest.mark.parametrize("schema", known()[1:])
 def test_an_older_schema_is_brought_to_the_newest_and_a_copy_is_kept(tmp_path: Path, schema: str) -> None:
     path = tmp_path / "pilotlight.db"
