@@ -87,6 +87,12 @@ class Runtime:
             self._own(self._abandon(starting))
             raise
 
+    async def settled(self, timeout_s: float) -> None:
+        """Return when no template is being made or ended, or after that time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._keeper.settled()
+
     async def close(self) -> None:
         """Kill every container and remove everything. Safe to repeat."""
         if not self._is_open:
@@ -147,7 +153,7 @@ class Runtime:
 
     async def _clean_up(self, started: Started) -> None:
         try:
-            await asyncio.get_running_loop().run_in_executor(self._setup.threads, self._setup.clean_up, started)
+            await asyncio.get_running_loop().run_in_executor(self._setup.cleaners, self._setup.clean_up, started)
         except (OSError, errors.PilotlightError) as error:
             # The next open() sweeps; meanwhile it costs a directory or an address.
             log.error("container.clean_up_failed", container=started.container_id, error=str(error))

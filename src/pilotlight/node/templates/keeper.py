@@ -132,13 +132,18 @@ class Keeper:
             if self._ended.pop(id(template), None) is not None:
                 self._spawn(self._making.close(template))
 
+    async def settled(self) -> None:
+        """Return when nothing is being made or ended."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
     async def close(self) -> None:
         """End all templates; their containers must be gone."""
         self._is_closing = True
+        self._making.hurry()
         for kept in self._kept.values():
             self._retire(kept)
-        while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.settled()
         for template in self._ended.values():
             await self._making.close(template)
         self._kept.clear()

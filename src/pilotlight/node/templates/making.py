@@ -35,17 +35,30 @@ class Making(Protocol):
         """Remove it, and whatever came from it."""
         ...
 
+    def hurry(self) -> None:
+        """Have templates fail that are not ready yet."""
+        ...
+
 
 class OnThreads:
     """The real ones."""
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
+        self._loading: set[Template] = set()
 
     async def template(self, recipe: Recipe, number: int) -> Template:
         template = await self._run(Template.room, self._setup, recipe, number)
-        await asyncio.to_thread(template.load)  # may take long: the set-up threads are for containers
+        self._loading.add(template)
+        try:
+            await asyncio.to_thread(template.load)  # may take long: the set-up threads are for containers
+        finally:
+            self._loading.discard(template)
         return template
+
+    def hurry(self) -> None:
+        for template in self._loading:
+            template.kill()
 
     async def spare(self, template: Template) -> Spare:
         return await self._run(make_spare, self._setup, template)

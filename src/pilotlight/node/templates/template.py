@@ -174,6 +174,13 @@ class Template:
         text = Path(f"/proc/{self.pid}/status").read_text()
         return next((int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith("RssAnon:")), 0)
 
+    def kill(self) -> None:
+        """Kill the interpreter; whoever waits for it will notice. Safe to repeat."""
+        with self._lock:
+            if self.pidfd >= 0:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
     def end(self) -> None:
         """No more forks: the interpreter ends, its children live on. Safe to repeat."""
         with self._lock:

@@ -52,6 +52,9 @@ class Made:
     async def end(self, template: Any) -> None:
         self.said.append(f"end {template.number}")
 
+    def hurry(self) -> None:
+        self.said.append("hurry")
+
     async def close(self, template: Any) -> None:
         self.said.append(f"close {template.number}")
 
@@ -66,8 +69,7 @@ class Bench:
 
     async def rest(self) -> None:
         """Until nothing is under way."""
-        while self.keeper._tasks:  # pyright: ignore[reportPrivateUsage]
-            await asyncio.gather(*self.keeper._tasks)  # pyright: ignore[reportPrivateUsage]
+        await self.keeper.settled()
 
     async def ready(self, spec: ContainerSpec) -> None:
         assert await self.keeper.take(spec) is None  # the first never waits
