@@ -8,17 +8,21 @@ import hashlib
 import io
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import modal
 import pytest
-from chaos.disk import Disk
 from control.heart import MAP, FakeNode, Heart
 from running_server import RunningServer
 
 from pilotlight.config import Settings
+from pilotlight.images.layers import LayerStore, definition_id
+from pilotlight.images.mounts import LocalContent, Mounts
+from pilotlight.node.agent import node_id_of
 from pilotlight.objects.durable import DurableFiles
+from pilotlight.wire import platform_pb2
+from tests.chaos.disk import Disk
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mkfs.ext4"), reason="needs root and mkfs.ext4")
 
@@ -152,3 +156,57 @@ def test_objects_that_were_acknowledged_are_there(disk: Disk, count: int) -> Non
         assert (disk.path / "objects" / key).read_bytes() == data
     assert (disk.path / "objects/blobs/large").read_bytes() == large == (disk.path / "objects/sha256/ad/opted").read_bytes()
     assert not (disk.path / "objects/blobs/late").exists()
+
+
+def commit_the_names(disk: Disk) -> None:
+    """What happens all the time by somebody else's sync: names reach the disk, what is in the files need not have."""
+    (disk.path / "other").touch()
+    descriptor = os.open(disk.path / "other", os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def test_what_a_node_keeps_of_mounts_is_whole_after_it(disk: Disk) -> None:
+    settings = Settings(state=disk.path / "state")
+    contents = [os.urandom(3000) for _ in range(20)]
+
+    async def show(contents: Sequence[bytes]) -> Path:
+        digests = [hashlib.sha256(content).hexdigest() for content in contents]
+        files = DurableFiles(settings.objects_dir)
+        for digest, content in zip(digests, contents, strict=True):
+            await files.write(f"sha256/{digest}", content)
+        entries = [platform_pb2.MountEntry(path=f"/{digest}.py", sha256=digest) for digest in digests]
+        return await Mounts(settings, LocalContent(settings.objects_dir)).layer(platform_pb2.Mount(files=entries))
+
+    for part in (contents[:1], contents[1:]):
+        asyncio.run(show(part))
+    commit_the_names(disk)
+    disk.cut_power()
+    disk.come_back()
+    for part in (contents[:1], contents[1:]):
+        shown = asyncio.run(show(part))
+        assert sorted(path.read_bytes() for path in shown.iterdir()) == sorted(part)
+
+
+def test_a_layer_that_was_said_to_be_there_is_there_after_it(disk: Disk) -> None:
+    root = disk.path / "layers"
+    layer_id = definition_id("test", 1)
+
+    async def fill(content: Path) -> None:
+        (content / "file").write_text("x" * 5000)
+
+    assert asyncio.run(LayerStore(root).make(layer_id, parent="", command="RUN x", fill=fill))
+    disk.cut_power()
+    disk.come_back()
+    store = LayerStore(root)
+    store.sweep()
+    assert (store.path(layer_id) / "file").read_text() == "x" * 5000
+
+
+def test_a_node_is_the_same_after_it(disk: Disk) -> None:
+    settings = Settings(state=disk.path / "state")
+    node_id = node_id_of(settings)
+    commit_the_names(disk)
+    disk.cut_power()
+    disk.come_back()
+    assert node_id_of(settings) == node_id != ""

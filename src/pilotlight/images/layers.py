@@ -20,6 +20,7 @@ from pathlib import Path
 
 from pilotlight.core.errors import NotFound
 from pilotlight.images import programs
+from pilotlight.objects.syncing import sync_directory
 
 MAKING_PREFIX = ".making-"
 NOTED_EVERY_S = 600.0  # how often the disk is told of a layer's use
@@ -229,3 +230,4 @@ def write_durably(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.rename(path)
+    sync_directory(path.parent)  # and with it whatever was renamed there before

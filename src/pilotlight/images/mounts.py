@@ -19,9 +19,11 @@ from typing import Protocol
 from pilotlight.config import Settings
 from pilotlight.core.errors import InvalidInput, NotFound
 from pilotlight.core.garbage import Held, Verdict, sort_out
+from pilotlight.objects.syncing import sync_file, sync_file_system
 from pilotlight.wire import platform_pb2
 
 DEFAULT_MODE = 0o644
+SYNC_ONE_BY_ONE = 16  # more files than this are synced together, with all else that the file system has to write
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -130,6 +132,7 @@ class Mounts:
                 shutil.rmtree(making, ignore_errors=True)
 
     def _place_all(self, sources: Sequence[tuple[Path, str, int]], root: Path) -> None:
+        self._copy({(content, mode) for content, _, mode in sources})
         for content, path, mode in sources:
             place = root / path
             _make_parents(place, root)
@@ -138,18 +141,37 @@ class Mounts:
             place.unlink(missing_ok=True)
             self._place(content, place, mode)
 
-    def _place(self, content: Path, place: Path, mode: int) -> None:
-        canonical = self._files / f"{content.name}-{mode:o}"
-        if not canonical.exists():
-            temporary = canonical.with_name(f".{canonical.name}-{os.getpid()}-{next(self._serial)}")
-            shutil.copyfile(content, temporary)
-            temporary.chmod(mode)
-            temporary.rename(canonical)
+    def _copy(self, wanted: Collection[tuple[Path, int]]) -> None:
+        """Have these files under `files/`: what they hold is on the disk before they have a name that says what it is."""
+        drafts: dict[Path, Path] = {}
         try:
-            place.hardlink_to(canonical)
+            for content, mode in wanted:
+                canonical = self._canonical(content, mode)
+                if not canonical.exists():
+                    draft = drafts[canonical] = canonical.with_name(f".{canonical.name}-{os.getpid()}-{next(self._serial)}")
+                    shutil.copyfile(content, draft)
+                    draft.chmod(mode)
+            if len(drafts) > SYNC_ONE_BY_ONE:
+                sync_file_system(self._files)
+            else:
+                for draft in drafts.values():
+                    sync_file(draft)
+            for canonical, draft in drafts.items():
+                draft.rename(canonical)
+        finally:
+            for draft in drafts.values():
+                draft.unlink(missing_ok=True)
+
+    def _place(self, content: Path, place: Path, mode: int) -> None:
+        try:
+            place.hardlink_to(self._canonical(content, mode))
         except OSError:  # as many links as the file system allows, or the file was collected in this moment
             shutil.copyfile(content, place)
             place.chmod(mode)
+            sync_file(place)
+
+    def _canonical(self, content: Path, mode: int) -> Path:
+        return self._files / f"{content.name}-{mode:o}"
 
 
 def _make_parents(place: Path, root: Path) -> None:

@@ -23,7 +23,7 @@ from pilotlight.core.containers import ContainerSpec
 from pilotlight.core.node_labels import parse_labels
 from pilotlight.images.builder import Builder
 from pilotlight.images.clients import ClientPackages
-from pilotlight.images.layers import LayerStore
+from pilotlight.images.layers import LayerStore, write_durably
 from pilotlight.images.local import LocalImages
 from pilotlight.images.mounts import LocalContent, Mounts
 from pilotlight.images.surroundings import Surroundings, surroundings_of
@@ -293,9 +293,9 @@ def _grace_of(command: platform_pb2.StopTask) -> float | None:
 def node_id_of(settings: Settings) -> str:
     """This node's own id, made at its first start."""
     path = settings.node_dir / "node_id"
-    if path.is_file():
-        return path.read_text().strip()
+    if path.is_file() and (known := path.read_text().strip()):
+        return known
     path.parent.mkdir(parents=True, exist_ok=True)
     node_id = ids.new(ids.NODE)
-    path.write_text(node_id)
+    write_durably(path, node_id)
     return node_id
