@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,7 @@ class Platform:
 
     settings: Settings
     environment: Mapping[str, str]  # what a client of it needs, and nothing else of the caller's
+    up_options: Sequence[str] = ()  # with which it was started, and is there again as it was
 
     def control(self, *args: str) -> str:
         """Output of the command line of ours; fails if it fails."""
@@ -190,10 +191,10 @@ def platform() -> Iterator[Platform]:
     kept = os.environ.get("PILOTLIGHT_E2E_STATE")
     state = Path(kept) if kept else Path(tempfile.mkdtemp(prefix="pilotlight-e2e-")) / "state"
     try:
-        addresses = ("--api", _free_address(), "--web", _free_address())
-        _pilotlight("up", "--detach", "--state", str(state), *addresses, "--gpus", "A10G:2")
+        options = ("--api", _free_address(), "--web", _free_address(), "--gpus", "A10G:2")
+        _pilotlight("up", "--detach", "--state", str(state), *options)
         try:
-            running = Platform(Settings(state=state), _environment(state))
+            running = Platform(Settings(state=state), _environment(state), options)
             running.modal("run", str(REPOSITORY / "examples" / "hello.py"), deadline_s=FIRST_BUILD_S)
             yield running
         finally:

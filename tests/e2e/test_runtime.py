@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from chaos.disk import Disk
 
 from pilotlight.config import Settings
 from pilotlight.core import errors
@@ -26,6 +25,7 @@ from pilotlight.node.cdi import Specs
 from pilotlight.node.gpus import GpuRuntime, Gpus
 from pilotlight.node.nvml import Found
 from pilotlight.node.runtime import Bind, Container, ContainerSpec, Exit, Runtime, sweep
+from tests.chaos.disk import Disk
 
 pytestmark = [
     pytest.mark.e2e,
