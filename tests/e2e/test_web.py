@@ -154,10 +154,10 @@ def containers(platform: Platform, function: str) -> list[dict[str, Any]]:
 def test_an_idle_function_has_no_containers_and_is_back_when_it_is_asked(web: Platform, http: httpx.Client) -> None:
     url = address(web, "web-brief")
     first = http.get(url)
-    assert first.json() == first.headers["modal-function-call-id"]
-    [task] = containers(web, "brief")
+    call_id, task_id = first.json()
+    assert call_id == first.headers["modal-function-call-id"]
     # That it has ended is what the log of its output waits for.
-    follow = web.start("-m", "modal", "container", "logs", "-f", task["task_id"])
+    follow = web.start("-m", "modal", "container", "logs", "-f", task_id)
     follow.end()
     while containers(web, "brief"):  # the log ends a moment before the books are closed
         pass

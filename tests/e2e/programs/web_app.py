@@ -100,5 +100,5 @@ def private() -> str:
 
 @app.function(scaledown_window=2)
 @modal.fastapi_endpoint()
-def brief() -> str:
-    return modal.current_function_call_id() or ""
+def brief() -> tuple[str, str]:
+    return modal.current_function_call_id() or "", os.environ["MODAL_TASK_ID"]
