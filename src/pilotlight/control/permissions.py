@@ -7,7 +7,6 @@ named for the first time.
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 
-import structlog
 from modal_proto import api_pb2
 
 from pilotlight.control.environments import Environment, Environments
@@ -19,8 +18,6 @@ from pilotlight.core import errors
 from pilotlight.core.permissions import Container, Kind, Named, Names, Rule, Scope, check
 from pilotlight.store import found as store
 from pilotlight.store.database import Database
-
-log = structlog.get_logger()
 
 MAX_FOUND = 10_000  # objects of other environments and apps of its own making that one container may come to use; the oldest go
 _HARMLESS_CREATION = (api_pb2.OBJECT_CREATION_TYPE_UNSPECIFIED, api_pb2.OBJECT_CREATION_TYPE_CREATE_IF_MISSING)
@@ -94,14 +91,7 @@ class Permissions:
         for kind, object_id, is_changed in objects:
             owner = await self._owners.of(kind, object_id)
             if owner is not None:  # the use case says best that there is nothing of that id
-                self._refuse(name, rule, container, Named(kind, object_id, owner, rule.changes or is_changed))
-
-    def _refuse(self, name: str, rule: Rule, container: Container, named: Named) -> None:
-        try:
-            check(name, rule, container, named)
-        except errors.NotAllowed:
-            log.warning("container_refused", rpc=name, task_id=container.task_id, object_id=named.object_id)
-            raise
+                check(name, rule, container, Named(kind, object_id, owner, rule.changes or is_changed))
 
     def enters(self, name: str, rule: Rule, container: Container, environment_name: str, creation: int) -> bool:
         """Whether a request names another environment than its container's; raises NotAllowed if it may not.

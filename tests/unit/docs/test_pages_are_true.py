@@ -57,9 +57,10 @@ def served_by_the_server() -> set[str]:
 
 def served_by_the_node() -> set[str]:
     async def look() -> set[str]:
-        relay = SimpleNamespace(handlers=lambda task_id: {})
+        relay = SimpleNamespace(handler=lambda task_id, path: None)
         gateway = Gateway(Settings(), relay, SimpleNamespace(task_id="ta-1"), VolumeDirectories(Path("/nowhere")))  # type: ignore[arg-type]
-        return {path.rpartition("/")[2] for path in gateway.__mapping__()}
+        methods = methods_of(api_pb2, "ModalClient")
+        return {name for name in methods if gateway._find_handler(f"/modal.client.ModalClient/{name}") is not None}
 
     return asyncio.run(look())
 
