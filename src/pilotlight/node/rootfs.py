@@ -28,6 +28,7 @@ from pilotlight.volumes import walking
 MAX_LAYERS = 500  # of overlayfs
 OLDEST_KERNEL = "5.19"
 SETUP_THREADS = 4
+CLEANING_THREADS = 2  # of their own: who waits for a container does not wait for the remains of others
 _OVERLAY_OPTIONS = (
     "redirect_dir=off,index=off,metacopy=off"  # a layer must stay meaningful below other stacks, whatever the host's defaults
 )
@@ -57,6 +58,7 @@ class Stage:
     def __init__(self, directory: Path, ids: IdMap) -> None:
         self.root = directory / "root"
         self.threads = ThreadPoolExecutor(SETUP_THREADS, "container-setup", self._enter_base)
+        self.cleaners = ThreadPoolExecutor(CLEANING_THREADS, "container-cleaning", self._enter_base)
         self._directory = directory
         self._ids = ids
         self._base = -1
@@ -71,6 +73,7 @@ class Stage:
             self._base = maker.submit(_base_namespace).result()
 
     def close(self) -> None:
+        self.cleaners.shutdown()
         self.threads.shutdown()
         for fd in (self._base, self._user_namespace):
             if fd >= 0:

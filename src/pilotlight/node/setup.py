@@ -30,6 +30,7 @@ from pilotlight.core.containers import ContainerSpec
 from pilotlight.node import bundle, cgroups, disk, dns, kernel_shares, strict, syscalls, verifier
 from pilotlight.node.admission import Admission, at, resolved
 from pilotlight.node.memory import offered_mib
+from pilotlight.node.mount_points import OWN_FILES, MountPoints
 from pilotlight.node.network import INTERFACE, Network, Port
 from pilotlight.node.observed import Mount
 from pilotlight.node.rootfs import IdMap, Stage, Upper
@@ -44,8 +45,6 @@ INIT_PATHS = tuple(
 )
 KILL_TIMEOUT_S = 10.0
 SWEEP_ROUNDS = 5  # kill and look again: what forks while it is being killed
-_MOUNT_POINTS = ("proc", "sys", "dev", "etc")
-_OWN_FILES = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
 _STEP_IN = 'for group in $GROUPS_TO_JOIN; do echo 0 >"$group" || exit 1; done; unset GROUPS_TO_JOIN; exec "$@"'
 _SYSCTLS = {"net.ipv4.ping_group_range": "0 65535", "net.ipv4.ip_unprivileged_port_start": "0"}
 _IPV6_OFF = {"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"}
@@ -71,6 +70,7 @@ class Started:
     directory: Path
     upper: Upper
     group: cgroups.Group
+    points: Path = Path()  # the layer that its mounts go onto
     port: Port | None = None
     pid: int = 0
     pidfd: int = -1
@@ -102,6 +102,7 @@ class Setup:
         self.groups = cgroups.Groups(
             f"pilotlight-{settings.instance}", cgroups.own_places(), offered_mib(settings), kernel_shares.processes_together()
         )
+        self._points = MountPoints(settings.node_dir / "points")
         self._disk_mib = settings.ephemeral_disk_mib
         self._runtime = settings.oci_runtime
         self._runtime_dir = settings.run_dir / "oci"
@@ -112,8 +113,13 @@ class Setup:
 
     @property
     def threads(self) -> ThreadPoolExecutor:
-        """Where `start` and `clean_up` must be called."""
+        """Where `start` must be called."""
         return self.stage.threads
+
+    @property
+    def cleaners(self) -> ThreadPoolExecutor:
+        """Where `clean_up` must be called."""
+        return self.stage.cleaners
 
     @property
     def namespace(self) -> int:
@@ -161,6 +167,7 @@ class Setup:
                     break
                 kill_and_wait(processes)
             group.remove()
+        self._points.sweep()
         for directory in (self._containers_dir, self._runtime_dir, self._scratch_dir):
             shutil.rmtree(directory, ignore_errors=True)
 
@@ -210,7 +217,7 @@ class Setup:
         shutil.rmtree(started.upper.parent / started.upper.work, ignore_errors=True)
 
     def clean_up(self, started: Started) -> None:
-        """Remove all that is left of a container that has ended; on one of `threads`."""
+        """Remove all that is left of a container that has ended; on one of `cleaners`."""
         self._forget(started)
         self.remove(started)
 
@@ -279,7 +286,7 @@ class Setup:
         if not spec.block_network and started.port is None:
             started.port = self.network.take_port()
         self._write_own_files(started)
-        _make_mount_points(started.directory / "points", spec)
+        started.points = self._points.of(spec)
 
     def limit(self, spec: ContainerSpec, started: Started) -> None:
         """Set its limits, and its weight among the others."""
@@ -312,7 +319,9 @@ class Setup:
                 disk.limit(started.upper.parent, disk_mib)
                 _make_upper(started.upper)
         with started.step("overlay"):
-            self.stage.mount_root((started.directory / "points", *spec.layers), started.upper)
+            own = started.directory / "points"  # that nobody else has, where there are any
+            points = (started.points, own) if own.is_dir() else (started.points,)
+            self.stage.mount_root((*points, *spec.layers), started.upper)
             user = find_user(spec.user, self.stage.root)
             _require_program(spec, self.stage.root)
             if spec.links:
@@ -321,7 +330,7 @@ class Setup:
         with started.step("binds"):
             place = partial(resolved, self.stage.root)
             binds = [bundle.BindMount(self.init, place(bundle.INIT_TARGET), True)]
-            for target in _OWN_FILES:
+            for target in OWN_FILES:
                 name = Path(target).name
                 binds.append(bundle.BindMount(self.stage.show(started.directory / name, name), place(target), False))
             for index, bind in enumerate(spec.binds):
@@ -420,23 +429,6 @@ class Setup:
 def _make_upper(upper: Upper) -> None:
     for name in (upper.name, upper.work):
         (upper.parent / name).mkdir(parents=True, exist_ok=True)
-
-
-def _make_mount_points(directory: Path, spec: ContainerSpec) -> None:
-    """The lowest layer: what mounts go onto, so that the runtime need not create it in the upper directory."""
-    directory.mkdir(mode=0o755)
-    for name in _MOUNT_POINTS:
-        (directory / name).mkdir(mode=0o755)
-    targets = [(target, False) for target in (bundle.INIT_TARGET, *_OWN_FILES)]
-    targets += [(bind.target, bind.source.is_dir()) for bind in spec.binds if not bind.is_device]  # those lie in a tmpfs
-    for target, is_dir in targets:
-        # Joined lexically, and nothing but our own directories is below: no symlink of an image is followed.
-        point = directory / os.path.normpath("/" + target).lstrip("/")
-        point.parent.mkdir(parents=True, exist_ok=True)
-        if is_dir:
-            point.mkdir(exist_ok=True)
-        elif not point.exists():
-            point.touch()
 
 
 def _require_program(spec: ContainerSpec, root: Path) -> None:
