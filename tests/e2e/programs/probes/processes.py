@@ -46,6 +46,9 @@ def visible_processes(attempts: Attempts) -> None:
         except FileNotFoundError:
             continue
         except PermissionError:
+            if number == 1:  # the init lets nobody look; a pid namespace has one
+                attempts.refused("the init's namespace")
+                continue
             found = ""
         if found != namespace:
             attempts.reached(f"process {number} is of {found or 'a namespace that we may not see'}")
@@ -175,10 +178,14 @@ def the_init_itself(attempts: Attempts) -> None:
     for path in ("/proc/1/exe", "/__pilotlight/init"):
         for flags in (os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_TRUNC):
             attempts.denied(f"open {path} for writing", partial(os.open, path, flags))
-    descriptor = os.open("/proc/1/exe", os.O_PATH)
-    attempts.denied("by a descriptor", partial(os.open, f"/proc/self/fd/{descriptor}", os.O_WRONLY))
+    attempts.denied("by a descriptor", _open_again)
     attempts.denied("change its mode", partial(os.chmod, "/__pilotlight/init", 0o4777))
     attempts.denied("put something in its place", partial(os.rename, "/bin/sh", "/__pilotlight/init"))
+
+
+def _open_again() -> int:
+    descriptor = os.open("/proc/1/exe", os.O_PATH)
+    return os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY)
 
 
 @probe(on_host=False)
