@@ -34,18 +34,20 @@ def start(setup: Setup, spec: ContainerSpec, spare: Spare, stdout: int, stderr: 
             setup.reserve(spec, started)
         with started.step("cgroups"):
             setup.limit(spec, started)
-        with started.step("create"), setup.stage.private():
-            wanted = setup.furnish(spec, started)
-            with started.step("attach"):
-                tree = _whole_tree(setup, wanted, spare.network)
-        with started.step("enter"):
-            program, inside_ms, given = _enter(spec, spare, tree, stdout, stderr)
-        started.setup_ms.update(inside_ms)
-        with started.step("verify"):
-            _verify(setup, spare, started, program, given)
-        with started.step("hand over"):
-            env = {"PATH": bundle.DEFAULT_PATH, "HOME": wanted.user.home, **spec.env}
-            spare.channel.send({"env": env, "cwd": spec.cwd or "/"})
+        # The mounts that only this thread sees are taken down when the container has begun: that waits for all of the kernel.
+        with setup.stage.private():
+            with started.step("create"):
+                wanted = setup.furnish(spec, started)
+                with started.step("attach"):
+                    tree = _whole_tree(setup, wanted, spare.network)
+            with started.step("enter"):
+                program, inside_ms, given = _enter(spec, spare, tree, stdout, stderr)
+            started.setup_ms.update(inside_ms)
+            with started.step("verify"):
+                _verify(setup, spare, started, program, given)
+            with started.step("hand over"):
+                env = {"PATH": bundle.DEFAULT_PATH, "HOME": wanted.user.home, **spec.env}
+                spare.channel.send({"env": env, "cwd": spec.cwd or "/"})
     except BaseException:
         setup.undo(started)
         raise
