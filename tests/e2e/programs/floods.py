@@ -301,6 +301,7 @@ def main() -> None:
                 report["got"] = _end_of(call)
             else:
                 report["got"] = mail.get(partition=name, timeout=90)
+            report["flows"] = _flows()
             began = time.monotonic()
             report["missing"] = neighbour.remote()
             report["answer_s"] = round(time.monotonic() - began, 2)
@@ -312,6 +313,12 @@ def main() -> None:
                 mail.put("over", partition=f"{name}-over")
                 with suppress(Exception):
                     call.get(timeout=30)
+
+
+def _flows() -> int:
+    """Connections in the table of this machine, where the platform is too."""
+    file = Path("/proc/sys/net/netfilter/nf_conntrack_count")
+    return int(file.read_text()) if file.exists() else 0
 
 
 def _end_of(call: modal.FunctionCall[Any]) -> str:
