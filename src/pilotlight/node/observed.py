@@ -229,6 +229,7 @@ def _mountinfo_of_namespace(place: int) -> str:
         opened.append(home)
         there = os.open("ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=place)
         opened.append(there)
+        syscalls.unshare(syscalls.CLONE_FS)  # nothing, unless a thread that this one began shares its working directory
         syscalls.setns(there, syscalls.CLONE_NEWNS)
         try:
             return _text(own, "mountinfo")  # between the two this thread names no path
