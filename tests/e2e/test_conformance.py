@@ -68,9 +68,18 @@ def test_of_what_starts_from_a_program_only_the_number_of_filters_differs(report
     assert texts[0].replace("Seccomp_filters:\t1", "Seccomp_filters:\t2") == texts[1]
 
 
-def test_of_the_mounts_only_the_kernels_tree_differs(reports: dict[str, list[Report]]) -> None:
-    ordinary, forked = (reports[way][0]["seen"]["mounts"] for way in ("ordinary", "warm"))
-    assert {line.split()[0] for line in set(ordinary) ^ set(forked)} <= {"/sys"}
+def words_of_mounts(report: Report) -> dict[str, set[str]]:
+    """By mount point, all that is said of the mount."""
+    return {line.split()[0]: set(re.split(r"[ ,]", line)) for line in report["seen"]["mounts"]}
+
+
+def test_the_mounts_are_the_same_and_what_they_allow_is_no_more(reports: dict[str, list[Report]]) -> None:
+    ordinary, forked = (words_of_mounts(reports[way][0]) for way in ("ordinary", "warm"))
+    assert ordinary.keys() == forked.keys()
+    added = {point: forked[point] - ordinary[point] for point in forked}
+    taken = {point: ordinary[point] - forked[point] for point in forked}
+    assert set().union(*added.values()) <= {"ro", "nosuid", "noexec", "nodev"}
+    assert {point: words for point, words in taken.items() if words} == {"/sys": {"rw"}}
 
 
 def test_no_two_containers_share_what_must_be_random(reports: dict[str, list[Report]]) -> None:

@@ -45,7 +45,7 @@ PRCTLS = {"pdeathsig": 2, "dumpable": 3, "keep capabilities": 7, "securebits": 2
 
 def is_warm() -> bool:
     """Whether this container was forked: its first process runs the image's Python, and not the platform's init."""
-    return os.readlink("/proc/1/exe") != "/__pilotlight/init"
+    return _link("/proc/1/exe") != "/__pilotlight/init"
 
 
 def seen() -> dict[str, Any]:
@@ -62,14 +62,21 @@ def _own(text: str) -> str:
     return text.replace("PYTHON_OF_ITS_OWN=1\n", "").replace("PYTHON_OF_ITS_OWN=1\0", "")
 
 
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError as error:
+        return type(error).__name__
+
+
 # ---- what the kernel says ----
 
 
 def _process() -> dict[str, Any]:
     lines = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":\t" in line)
     found: dict[str, Any] = {f"status {name}": lines.get(name, "").strip() for name in STATUS}
-    for kind in sorted(os.listdir("/proc/self/ns")):
-        found[f"namespace {kind} is that of pid 1"] = os.readlink(f"/proc/self/ns/{kind}") == os.readlink(f"/proc/1/ns/{kind}")
+    kinds = sorted(os.listdir("/proc/self/ns"))
+    found["namespaces as those of pid 1"] = [_link(f"/proc/1/ns/{kind}") == _link(f"/proc/self/ns/{kind}") for kind in kinds]
     found["namespaces that are the kernel's first"] = [
         kind for kind in sorted(os.listdir("/proc/self/ns")) if re.search(r"\[40265318\d\d\]", os.readlink(f"/proc/self/ns/{kind}"))
     ]

@@ -14,7 +14,7 @@ from typing import Any
 
 from pilotlight.core.containers import ContainerSpec
 from pilotlight.core.errors import NotIsolated
-from pilotlight.node import bundle, observed, seccomp, syscalls, verifier
+from pilotlight.node import bundle, kernel_shares, observed, seccomp, syscalls, verifier
 from pilotlight.node.setup import Setup, Started
 from pilotlight.node.templates import confinement
 from pilotlight.node.templates.channel import TemplateFault, link_of
@@ -43,6 +43,8 @@ def start(setup: Setup, spec: ContainerSpec, spare: Spare, stdout: int, stderr: 
             with started.step("enter"):
                 program, inside_ms, given = _enter(spec, spare, tree, stdout, stderr)
             started.setup_ms.update(inside_ms)
+            for pid in (spare.pid, program):
+                kernel_shares.lower_limits(pid)
             with started.step("verify"):
                 _verify(setup, spare, started, program, given)
             with started.step("hand over"):
