@@ -218,11 +218,13 @@ class Gateway:
         await stream.send_message(reply)
 
     async def _volume_reload(self, stream: Any) -> None:
+        """The server knows whether the container has the volume; only then is it worth a look at what its processes have open."""
         data = await stream.recv_message()
         volume_id = api_pb2.VolumeReloadRequest.FromString(data).volume_id
+        reply = await self._relay.call(self._task.task_id, "VolumeReload", data, stream.metadata)
         if await self._volumes.has_open_files(volume_id, self._task.pid):
             raise GRPCError(Status.FAILED_PRECONDITION, OPEN_FILES)
-        await stream.send_message(await self._relay.call(self._task.task_id, "VolumeReload", data, stream.metadata))
+        await stream.send_message(reply)
 
     async def _stop(self, stream: Any) -> None:
         data = await stream.recv_message()
