@@ -1,0 +1,131 @@
+"""Containers that are forked from templates, through the stock client: what they know, and what happens when templates end."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import FIRST_BUILD_S, Platform
+
+from pilotlight.config import SETTINGS_FILE, Settings
+
+pytestmark = pytest.mark.e2e
+
+STARTS_TRIED = 20
+LEFT_S = 20.0
+CALL = "import modal; print(modal.Function.from_name('templates', 'where').remote())"
+CALL_UNTIL_WARM = f"""
+import modal
+for number in range({STARTS_TRIED}):
+    found = modal.Function.from_name("templates", "where").remote()
+    if found["warm"]:
+        break
+print(found)
+"""
+BEGIN_SLOW = """
+import modal, time
+said = modal.Dict.from_name("templates", create_if_missing=True)
+call = modal.Function.from_name("templates", "slow").spawn("{name}")
+while "{name} began" not in said:
+    time.sleep(0.1)
+print(call.object_id, said["{name} began"])
+"""
+END_SLOW = """
+import modal
+modal.Dict.from_name("templates")["{name} may end"] = True
+print(modal.FunctionCall.from_id("{call}").get(timeout=60))
+"""
+
+
+@pytest.fixture(scope="module")
+def warm(platform: Platform) -> Iterator[Platform]:
+    if not Settings.load(platform.settings.run_dir / SETTINGS_FILE).warm_starts:
+        pytest.skip("this platform has warm_starts off")
+    platform.modal("deploy", "templates.py", deadline_s=FIRST_BUILD_S)
+    yield platform
+    platform.modal("app", "stop", "--yes", "templates")
+
+
+def groups(platform: Platform, kind: str) -> dict[str, set[int]]:
+    """The processes of each template ("template") or spare ("spare"), by the group's name."""
+    found: dict[str, set[int]] = {}
+    for entrance in Path("/sys/fs/cgroup").glob(f"**/pilotlight-{platform.settings.instance}/{kind}-*/cgroup.procs"):
+        try:
+            found.setdefault(entrance.parent.name, set()).update(map(int, entrance.read_text().split()))
+        except OSError:  # it has just been removed
+            continue
+    return found
+
+
+def interpreters(platform: Platform) -> set[int]:
+    processes = {process for group in groups(platform, "template").values() for process in group}
+    return {process for process in processes if b"modal._container_entrypoint" in Path(f"/proc/{process}/cmdline").read_bytes()}
+
+
+def memory_of(process: int) -> bytes:
+    """All that it has written itself."""
+    pieces: list[bytes] = []
+    with Path(f"/proc/{process}/mem").open("rb", 0) as memory:
+        for line in Path(f"/proc/{process}/maps").read_text().splitlines():
+            span, rights, *_ = line.split()
+            if rights.startswith("rw"):
+                begin, end = (int(number, 16) for number in span.split("-"))
+                memory.seek(begin)
+                pieces.append(memory.read(end - begin))
+    return b"".join(pieces)
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + LEFT_S
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_containers_are_forked_and_have_their_secret(warm: Platform) -> None:
+    assert warm.run("-c", CALL_UNTIL_WARM).out.strip() == "{'warm': True, 'secret': 'canary-of-one-function-0f3a'}"
+
+
+def test_a_template_and_its_spares_know_no_secret(warm: Platform) -> None:
+    warm.run("-c", CALL_UNTIL_WARM)
+    processes = interpreters(warm) | {process for group in groups(warm, "spare").values() for process in group}
+    assert processes
+    for process in processes:
+        try:
+            assert b"canary-of-one-function" not in memory_of(process), process
+        except (FileNotFoundError, ProcessLookupError):  # a spare that has just become a container, and ended
+            continue
+
+
+def test_containers_survive_their_template_and_calls_need_none(warm: Platform) -> None:
+    warm.run("-c", CALL_UNTIL_WARM)
+    call, was_warm = warm.run("-c", BEGIN_SLOW.format(name="survivor")).out.split()
+    assert was_warm == "True"
+    for process in interpreters(warm):
+        os.kill(process, signal.SIGKILL)
+    assert "canary" in warm.run("-c", CALL).out  # whichever way it starts
+    assert warm.run("-c", END_SLOW.format(name="survivor", call=call)).out.strip() == "survivor"
+    assert "'warm': True" in warm.run("-c", CALL_UNTIL_WARM).out
+
+
+def test_exit_codes_are_told(warm: Platform) -> None:
+    warm.run("-c", CALL_UNTIL_WARM)
+    failed = warm.try_run("-c", "import modal; modal.Function.from_name('templates', 'ends').remote(7)")
+    assert failed.code and "7" in failed.err, failed.text
+
+
+def test_nothing_piles_up(warm: Platform) -> None:
+    for _ in range(10):
+        warm.run("-c", CALL)
+    until(lambda: len(groups(warm, "spare")) <= len(groups(warm, "template")))
+
+
+def test_templates_go_with_an_agent_that_is_killed(warm: Platform) -> None:
+    warm.run("-c", CALL_UNTIL_WARM)
+    before = interpreters(warm)
+    assert before
+    warm.kill("node")
+    until(lambda: not any(Path(f"/proc/{process}").exists() for process in before))
+    assert "'warm': True" in warm.run("-c", CALL_UNTIL_WARM).out
