@@ -9,8 +9,8 @@ import asyncio
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +32,8 @@ T = TypeVar("T")
 MAX_FORKS = 5_000  # of one template, before a new one takes its place
 MAX_AGE_S = 6 * 3600.0
 SPARES = 1  # children of each template that wait for what they become
+REFILL_AFTER_S = 0.05  # the processors are the new container's first
+MAX_IDLE_S = 12 * 3600.0  # an image of which nobody starts anything may go, and its layers with it
 RETRY_S = 5.0  # after a template failed, before its recipe is tried again; doubles each time
 MAX_RETRY_S = 3600.0
 MAX_FAULTS = 3  # failed forks, before a template is ended
@@ -55,6 +57,7 @@ class Kept:
     used_at: float = 0.0
     blocked_until: float = 0.0
     memory_bytes: int = 0
+    learns: bool = True  # modules that its containers import are imported ahead
 
 
 class Keeper:
@@ -114,7 +117,7 @@ class Keeper:
         if (kept := self._kept.get(key_of(spare.template.recipe))) is not None:
             kept.faults = kept.failures = 0
             self._renew(kept)
-            self._refill(kept)
+            self._spawn(self._refill_later(kept))
 
     def failed(self, spare: Spare, error: Exception) -> None:
         """It could not become one; it is gone."""
@@ -137,6 +140,31 @@ class Keeper:
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def learn(self, recipe: Recipe, names: Sequence[str]) -> bool:
+        """Containers of this recipe import these: the next template has them. False if there is nothing new."""
+        kept = self._kept.get(key_of(recipe))
+        if kept is None or not kept.learns or self._is_closing:
+            return False
+        modules = tuple(dict.fromkeys((*kept.recipe.modules, *names)))
+        if len(modules) == len(kept.recipe.modules):
+            return False
+        kept.recipe = replace(kept.recipe, modules=modules)
+        if kept.template is not None and kept.opening is None:
+            kept.opening = self._spawn(self._open(kept))
+        return True
+
+    def crashed(self, spare: Spare) -> None:
+        """A container that was forked was killed by a fault at its start, as an ordinary one may not be: no more is imported."""
+        kept = self._kept.get(key_of(spare.template.recipe))
+        if kept is not None and spare.template.recipe.modules:
+            self._unlearn(kept, "a container crashed at its start")
+            if kept.template is spare.template:
+                self._retire(kept)
+
+    def _unlearn(self, kept: Kept, why: str) -> None:
+        log.warning("template.imports_nothing", why=why)
+        kept.recipe, kept.learns = replace(kept.recipe, modules=()), False
+
     async def close(self) -> None:
         """End all templates; their containers must be gone."""
         self._is_closing = True
@@ -152,15 +180,19 @@ class Keeper:
     # ---- within ----
 
     async def _open(self, kept: Kept) -> None:
-        number = next(self._numbers)
+        number, recipe = next(self._numbers), kept.recipe
         try:
-            template = await self._making.template(kept.recipe, number)
+            template = await self._making.template(recipe, number)
         except (PilotlightError, OSError) as error:
+            if recipe.modules:
+                self._unlearn(kept, str(error))
             self._pause(kept)
             log.warning("template.failed", template=number, error=str(error), again_after_s=kept.blocked_until - self._clock())
             return
         finally:
             kept.opening = None
+        self._retire(kept)  # the one before it, which has imported less
+        self._retire(kept)
         kept.template, kept.opened_at, kept.forks, kept.faults = template, self._clock(), 0, 0
         kept.memory_bytes = template.memory_bytes()
         log.info("template.ready", template=number, took_ms=round(template.loaded.took_ms), memory_mib=kept.memory_bytes >> 20)
@@ -179,6 +211,10 @@ class Keeper:
 
     def _make_room(self, newest: Kept) -> None:
         """End what was not used for the longest time, until the others fit into the budget."""
+        for key, kept in tuple(self._kept.items()):
+            if kept is not newest and kept.opening is None and self._clock() - kept.used_at > MAX_IDLE_S:
+                self._retire(kept)
+                del self._kept[key]
         while True:
             alive = [kept for kept in self._kept.values() if kept.template is not None]
             if sum(kept.memory_bytes for kept in alive) <= self._budget_bytes:
@@ -192,15 +228,19 @@ class Keeper:
 
     def _renew(self, kept: Kept) -> None:
         """What all children of a template share, such as the order of hashes, must not last."""
-        if kept.template is None or (kept.forks < MAX_FORKS and self._clock() - kept.opened_at < MAX_AGE_S):
-            return
-        log.info("template.renewed", forks=kept.forks)
-        self._retire(kept)
+        is_due = kept.forks >= MAX_FORKS or self._clock() - kept.opened_at >= MAX_AGE_S
+        if kept.template is not None and kept.opening is None and is_due and not self._is_closing:
+            log.info("template.renewed", forks=kept.forks)
+            kept.opening = self._spawn(self._open(kept))  # the old one serves until then
 
     def _given(self, kept: Kept, spare: Spare) -> Spare:
         kept.forks += 1
         self._children[id(spare.template)] = self._children.get(id(spare.template), 0) + 1
         return spare
+
+    async def _refill_later(self, kept: Kept) -> None:
+        await asyncio.sleep(REFILL_AFTER_S)
+        self._refill(kept)
 
     def _refill(self, kept: Kept) -> None:
         missing = SPARES - len(kept.spares) - kept.making
@@ -262,4 +302,4 @@ def budget_of(settings: Settings) -> int:
 
 def key_of(recipe: Recipe) -> Key:
     """What two containers must have in common to come from one template."""
-    return (recipe.layers, recipe.args, tuple(sorted(recipe.env.items())), recipe.modules)
+    return (recipe.layers, recipe.args, tuple(sorted(recipe.env.items())))

@@ -11,7 +11,7 @@ import pytest
 from pilotlight.core.containers import ContainerSpec, Recipe
 from pilotlight.core.errors import NotIsolated
 from pilotlight.node.templates.channel import TemplateFault
-from pilotlight.node.templates.keeper import MAX_FAULTS, MAX_FORKS, RETRY_S, Keeper
+from pilotlight.node.templates.keeper import MAX_FAULTS, MAX_FORKS, MAX_IDLE_S, RETRY_S, Keeper
 
 T = TypeVar("T")
 ARGS = ("python", "-m", "modal._container_entrypoint")
@@ -197,9 +197,19 @@ def test_it_is_renewed_after_many_forks() -> None:
             bench.keeper.released(spare)
         bench.keeper.began(spare)
         await bench.rest()
+        assert bench.made.said.index("template 2") < bench.made.said.index("close 1")
+        assert await bench.keeper.take(spec()) is not None  # there was one all the time
+
+    run(check())
+
+
+def test_what_nobody_uses_goes_when_another_comes() -> None:
+    async def check() -> None:
+        bench = Bench()
+        await bench.ready(spec("one"))
+        bench.now += MAX_IDLE_S + 1
+        await bench.ready(spec("two"))
         assert "close 1" in bench.made.said
-        await bench.ready(spec())
-        assert "template 2" in bench.made.said
 
     run(check())
 
