@@ -8,7 +8,6 @@ is noticed by the kernel's own event (a pidfd becomes readable), never by asking
 import asyncio
 import contextlib
 import os
-import signal
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -24,7 +23,6 @@ from pilotlight.node.output import OutputPipe
 from pilotlight.node.rootfs import IdMap
 from pilotlight.node.setup import Setup, Started
 from pilotlight.node.templates import warm
-from pilotlight.node.templates.imports import LOOK_S, Imports
 from pilotlight.node.templates.keeper import Keeper, budget_of
 from pilotlight.node.templates.making import OnThreads
 from pilotlight.node.templates.spare import Spare
@@ -33,7 +31,6 @@ __all__ = ["Bind", "Container", "ContainerSpec", "Exit", "OnOutput", "Runtime", 
 
 log = structlog.get_logger()
 T = TypeVar("T")
-_FAULTS = tuple(128 + number for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT))
 
 
 def sweep(settings: Settings) -> None:
@@ -47,9 +44,6 @@ class Runtime:
     def __init__(self, settings: Settings, ids: IdMap | None = None) -> None:
         self._setup = Setup(settings, ids or IdMap())
         self._keeper = Keeper(OnThreads(self._setup), budget_bytes=budget_of(settings), memory=settings.node_dir / "templates.json")
-        self._imports = Imports()
-        if settings.warm_starts:
-            self._setup.on_root = self._imports.watch
         self._forwarder = Forwarder(self._setup.network.link_local)
         self._containers: dict[str, Container] = {}
         self._leaving: dict[str, asyncio.Task[None]] = {}  # ended and reported, being cleaned up
@@ -125,25 +119,8 @@ class Runtime:
         self._containers[spec.container_id] = container
         for pipe in pipes:
             pipe.close_write_end()
-        loop = asyncio.get_running_loop()
-        loop.add_reader(started.pidfd, self._on_exit, container, started, pipes)
-        if spec.recipe is not None:
-            learning = loop.call_later(LOOK_S, lambda: self._own(self._learn(spec)))
-            container.on_end(lambda ended: self._begun_badly(spec, started, ended, learning))
+        asyncio.get_running_loop().add_reader(started.pidfd, self._on_exit, container, started, pipes)
         return container
-
-    async def _learn(self, spec: ContainerSpec) -> None:
-        names = await asyncio.to_thread(self._imports.finish, spec)
-        if names and spec.recipe is not None and self._keeper.learn(spec.recipe, names):
-            self._imports.learned(spec)
-
-    def _begun_badly(self, spec: ContainerSpec, started: Started, ended: Exit, learning: asyncio.TimerHandle) -> None:
-        """The container has ended: what was learned of it is learned now, be it that forks of its template crash."""
-        is_young = learning.when() > asyncio.get_running_loop().time()
-        learning.cancel()
-        if is_young and isinstance(started.forked, Spare) and ended.code in _FAULTS:
-            self._keeper.crashed(started.forked)
-        self._own(self._learn(spec))
 
     async def _set_up(self, spec: ContainerSpec, stdout: int, stderr: int) -> Started:
         """Forked from a template where there is one that fits; whatever goes wrong with that, the ordinary way is left."""
