@@ -62,6 +62,7 @@ class NodeEvent(_message.Message):
     LAYERS_COLLECTED_FIELD_NUMBER: _builtins.int
     GPU_HEALTH_FIELD_NUMBER: _builtins.int
     CONTAINER_REFUSED_FIELD_NUMBER: _builtins.int
+    TEMPLATES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___NodeHello: ...
     @_builtins.property
@@ -92,6 +93,8 @@ class NodeEvent(_message.Message):
     def gpu_health(self) -> Global___GpuHealth: ...
     @_builtins.property
     def container_refused(self) -> Global___ContainerRefused: ...
+    @_builtins.property
+    def templates(self) -> Global___Templates: ...
     def __init__(
         self,
         *,
@@ -110,12 +113,13 @@ class NodeEvent(_message.Message):
         layers_collected: Global___LayersCollected | None = ...,
         gpu_health: Global___GpuHealth | None = ...,
         container_refused: Global___ContainerRefused | None = ...,
+        templates: Global___Templates | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["build_finished", b"build_finished", "build_progress", b"build_progress", "container_refused", b"container_refused", "event", b"event", "gpu_health", b"gpu_health", "hello", b"hello", "input_timed_out", b"input_timed_out", "inputs_returned", b"inputs_returned", "layers_collected", b"layers_collected", "load", b"load", "logs", b"logs", "outputs", b"outputs", "task_exited", b"task_exited", "task_failure", b"task_failure", "task_ready", b"task_ready", "task_started", b"task_started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["build_finished", b"build_finished", "build_progress", b"build_progress", "container_refused", b"container_refused", "event", b"event", "gpu_health", b"gpu_health", "hello", b"hello", "input_timed_out", b"input_timed_out", "inputs_returned", b"inputs_returned", "layers_collected", b"layers_collected", "load", b"load", "logs", b"logs", "outputs", b"outputs", "task_exited", b"task_exited", "task_failure", b"task_failure", "task_ready", b"task_ready", "task_started", b"task_started", "templates", b"templates"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_finished", b"build_finished", "build_progress", b"build_progress", "container_refused", b"container_refused", "event", b"event", "gpu_health", b"gpu_health", "hello", b"hello", "input_timed_out", b"input_timed_out", "inputs_returned", b"inputs_returned", "layers_collected", b"layers_collected", "load", b"load", "logs", b"logs", "outputs", b"outputs", "task_exited", b"task_exited", "task_failure", b"task_failure", "task_ready", b"task_ready", "task_started", b"task_started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_finished", b"build_finished", "build_progress", b"build_progress", "container_refused", b"container_refused", "event", b"event", "gpu_health", b"gpu_health", "hello", b"hello", "input_timed_out", b"input_timed_out", "inputs_returned", b"inputs_returned", "layers_collected", b"layers_collected", "load", b"load", "logs", b"logs", "outputs", b"outputs", "task_exited", b"task_exited", "task_failure", b"task_failure", "task_ready", b"task_ready", "task_started", b"task_started", "templates", b"templates"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["hello", "task_started", "task_ready", "task_exited", "outputs", "logs", "build_progress", "build_finished", "task_failure", "input_timed_out", "load", "inputs_returned", "layers_collected", "gpu_health", "container_refused"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["hello", "task_started", "task_ready", "task_exited", "outputs", "logs", "build_progress", "build_finished", "task_failure", "input_timed_out", "load", "inputs_returned", "layers_collected", "gpu_health", "container_refused", "templates"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -158,6 +162,7 @@ class NodeHello(_message.Message):
     GPUS_FIELD_NUMBER: _builtins.int
     BUILDS_FIELD_NUMBER: _builtins.int
     LOG_EPOCH_FIELD_NUMBER: _builtins.int
+    TEMPLATES_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     hostname: _builtins.str
     milli_cpu: _builtins.int
@@ -183,6 +188,8 @@ class NodeHello(_message.Message):
     def builds(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldBuild]:
         """under way, and with GPUs"""
 
+    @_builtins.property
+    def templates(self) -> Global___Templates: ...
     def __init__(
         self,
         *,
@@ -199,14 +206,67 @@ class NodeHello(_message.Message):
         gpus: _abc.Iterable[Global___GpuDevice] | None = ...,
         builds: _abc.Iterable[Global___HeldBuild] | None = ...,
         log_epoch: _builtins.str = ...,
+        templates: Global___Templates | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["templates", b"templates"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["builds", b"builds", "edge_base_url", b"edge_base_url", "gpus", b"gpus", "hostname", b"hostname", "labels", b"labels", "log_epoch", b"log_epoch", "memory_mib", b"memory_mib", "milli_cpu", b"milli_cpu", "node_id", b"node_id", "node_name", b"node_name", "tasks", b"tasks", "token", b"token", "web_address", b"web_address"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["builds", b"builds", "edge_base_url", b"edge_base_url", "gpus", b"gpus", "hostname", b"hostname", "labels", b"labels", "log_epoch", b"log_epoch", "memory_mib", b"memory_mib", "milli_cpu", b"milli_cpu", "node_id", b"node_id", "node_name", b"node_name", "tasks", b"tasks", "templates", b"templates", "token", b"token", "web_address", b"web_address"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NodeHello: _TypeAlias = NodeHello  # noqa: Y015
+
+@_typing.final
+class Templates(_message.Message):
+    """What a node has to fork containers from; told anew when it changes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEMPLATES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def templates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Template]: ...
+    def __init__(
+        self,
+        *,
+        templates: _abc.Iterable[Global___Template] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["templates", b"templates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Templates: _TypeAlias = Templates  # noqa: Y015
+
+@_typing.final
+class Template(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_ID_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    MODULES_FIELD_NUMBER: _builtins.int
+    READY_AT_FIELD_NUMBER: _builtins.int
+    image_id: _builtins.str
+    """of a function by which it was begun"""
+    memory_bytes: _builtins.int
+    modules: _builtins.int
+    """that it has imported ahead, besides the client's"""
+    ready_at: _builtins.float
+    def __init__(
+        self,
+        *,
+        image_id: _builtins.str = ...,
+        memory_bytes: _builtins.int = ...,
+        modules: _builtins.int = ...,
+        ready_at: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image_id", b"image_id", "memory_bytes", b"memory_bytes", "modules", b"modules", "ready_at", b"ready_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Template: _TypeAlias = Template  # noqa: Y015
 
 @_typing.final
 class GpuDevice(_message.Message):
@@ -385,20 +445,24 @@ class TaskStarted(_message.Message):
     TASK_ID_FIELD_NUMBER: _builtins.int
     AT_NS_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
+    WARM_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     at_ns: _builtins.int
     address: _builtins.str
     """of its network interface; empty where it has none"""
+    warm: _builtins.bool
+    """forked from a template"""
     def __init__(
         self,
         *,
         task_id: _builtins.str = ...,
         at_ns: _builtins.int = ...,
         address: _builtins.str = ...,
+        warm: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "at_ns", b"at_ns", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "at_ns", b"at_ns", "task_id", b"task_id", "warm", b"warm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
