@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from pilotlight.core.containers import Exit
 from pilotlight.node.output import OutputPipe
@@ -64,6 +64,10 @@ class Container:
         """Hand on at once the whole lines that it has printed so far, unless they are held."""
         for pipe in self._pipes:
             pipe.read_now()
+
+    def on_end(self, call: Callable[[Exit], object]) -> None:
+        """Have this called when the container is over."""
+        self._exit.add_done_callback(lambda done: None if done.cancelled() else call(done.result()))
 
     def report(self, ended: Exit) -> None:
         """For the runtime: the container is over."""

@@ -105,8 +105,8 @@ def spec_of(
     config = request.image_config
     program = (packed.python, "-m", ENTRYPOINT_MODULE)
     recipe = None
-    if packed.shared and not config.entrypoint:
-        recipe = Recipe(packed.shared, program, shared_environment_of(request, surroundings, edge_host))
+    if packed.shared and not config.entrypoint and not _changes_packages(request):
+        recipe = Recipe(packed.shared, program, shared_environment_of(request, surroundings, edge_host), name=request.image_id)
     return ContainerSpec(
         container_id=request.task_id,
         layers=packed.layers,
@@ -123,6 +123,13 @@ def spec_of(
         gpus=tuple(request.gpu_uuids),
         recipe=recipe,
     )
+
+
+def _changes_packages(request: platform_pb2.StartTask) -> bool:
+    """Whether what is mounted lies among installed packages, of which a template has imported the image's."""
+    paths = [entry.path for mount in request.mounts for entry in mount.files]
+    paths += [f"{mount.mount_path}/" for mount in (*request.volumes, *request.buckets)]
+    return any(f"{kind}-packages/" in path for path in paths for kind in ("site", "dist"))
 
 
 def environment_of(request: platform_pb2.StartTask, surroundings: Surroundings, edge_host: str) -> dict[str, str]:

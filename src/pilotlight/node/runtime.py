@@ -8,6 +8,7 @@ is noticed by the kernel's own event (a pidfd becomes readable), never by asking
 import asyncio
 import contextlib
 import os
+import signal
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ import structlog
 
 from pilotlight.config import Settings
 from pilotlight.core import errors
-from pilotlight.core.containers import Bind, ContainerSpec, Exit, OnOutput
+from pilotlight.core.containers import Bind, ContainerSpec, Exit, OnOutput, TemplateState
 from pilotlight.node import syscalls
 from pilotlight.node.container import Container
 from pilotlight.node.dns import Forwarder
@@ -23,6 +24,7 @@ from pilotlight.node.output import OutputPipe
 from pilotlight.node.rootfs import IdMap
 from pilotlight.node.setup import Setup, Started
 from pilotlight.node.templates import warm
+from pilotlight.node.templates.imports import LOOK_S, Imports
 from pilotlight.node.templates.keeper import Keeper, budget_of
 from pilotlight.node.templates.making import OnThreads
 from pilotlight.node.templates.spare import Spare
@@ -31,6 +33,7 @@ __all__ = ["Bind", "Container", "ContainerSpec", "Exit", "OnOutput", "Runtime", 
 
 log = structlog.get_logger()
 T = TypeVar("T")
+_FAULTS = tuple(128 + number for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT))
 
 
 def sweep(settings: Settings) -> None:
@@ -44,6 +47,9 @@ class Runtime:
     def __init__(self, settings: Settings, ids: IdMap | None = None) -> None:
         self._setup = Setup(settings, ids or IdMap())
         self._keeper = Keeper(OnThreads(self._setup), budget_bytes=budget_of(settings), memory=settings.node_dir / "templates.json")
+        self._imports = Imports()
+        if settings.warm_starts:
+            self._setup.on_root = self._imports.watch
         self._forwarder = Forwarder(self._setup.network.link_local)
         self._containers: dict[str, Container] = {}
         self._leaving: dict[str, asyncio.Task[None]] = {}  # ended and reported, being cleaned up
@@ -58,6 +64,11 @@ class Runtime:
     def on_refused(self, told: Callable[[str, Sequence[str]], object]) -> None:
         """Be told (on some thread) of each container that was killed before it began: its id, and what was wrong with it."""
         self._setup.admission.on_refused = told
+
+    def on_templates(self, told: Callable[[list[TemplateState]], object]) -> None:
+        """Be told of all templates, now and whenever one comes or goes."""
+        self._keeper.on_change = told
+        told(self._keeper.states())
 
     async def open(self) -> None:
         """Sweep away what a former agent left, then make bridge, rules, groups and the DNS forwarder."""
@@ -103,6 +114,7 @@ class Runtime:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._keeper.close()
         await self._forwarder.close()
+        self._imports.close()
         await asyncio.to_thread(self._setup.close)
 
     async def _start(self, spec: ContainerSpec, on_output: OnOutput) -> Container:
@@ -119,8 +131,25 @@ class Runtime:
         self._containers[spec.container_id] = container
         for pipe in pipes:
             pipe.close_write_end()
-        asyncio.get_running_loop().add_reader(started.pidfd, self._on_exit, container, started, pipes)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(started.pidfd, self._on_exit, container, started, pipes)
+        if spec.recipe is not None:
+            learning = loop.call_later(LOOK_S, lambda: self._own(self._learn(spec)))
+            container.on_end(lambda ended: self._begun_badly(spec, started, ended, learning))
         return container
+
+    async def _learn(self, spec: ContainerSpec) -> None:
+        names = await asyncio.to_thread(self._imports.finish, spec)
+        if names and spec.recipe is not None and self._keeper.learn(spec.recipe, names):
+            self._imports.learned(spec)
+
+    def _begun_badly(self, spec: ContainerSpec, started: Started, ended: Exit, learning: asyncio.TimerHandle) -> None:
+        """The container has ended: what was learned of it is learned now, be it that forks of its template crash."""
+        is_young = learning.when() > asyncio.get_running_loop().time()
+        learning.cancel()
+        if is_young and isinstance(started.forked, Spare) and ended.code in _FAULTS:
+            self._keeper.crashed(started.forked)
+        self._own(self._learn(spec))
 
     async def _set_up(self, spec: ContainerSpec, stdout: int, stderr: int) -> Started:
         """Forked from a template where there is one that fits; whatever goes wrong with that, the ordinary way is left."""

@@ -15,7 +15,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +27,7 @@ import structlog
 from pilotlight.config import Settings
 from pilotlight.core import errors
 from pilotlight.core.containers import ContainerSpec
+from pilotlight.images.removal import remove_tree
 from pilotlight.node import bundle, cgroups, disk, dns, kernel_shares, strict, syscalls, verifier
 from pilotlight.node.admission import Admission, at, resolved
 from pilotlight.node.memory import offered_mib
@@ -110,6 +111,7 @@ class Setup:
         self.init = Path()
         self.admission = Admission()
         self.sysctls: dict[str, str] = {}
+        self.on_root: Callable[[ContainerSpec, Path], None] = lambda spec, root: None  # a container's file system is mounted here
 
     @property
     def threads(self) -> ThreadPoolExecutor:
@@ -169,7 +171,7 @@ class Setup:
             group.remove()
         self._points.sweep()
         for directory in (self._containers_dir, self._runtime_dir, self._scratch_dir):
-            shutil.rmtree(directory, ignore_errors=True)
+            remove_tree(directory)
 
     def start(self, spec: ContainerSpec, stdout: int, stderr: int) -> Started:
         """Set up and start; on one of `threads`. Raises a PilotlightError, with everything undone."""
@@ -214,7 +216,7 @@ class Setup:
 
     def clean_upper(self, started: Started) -> None:
         """Remove the overlay's working directory beside the upper one."""
-        shutil.rmtree(started.upper.parent / started.upper.work, ignore_errors=True)
+        remove_tree(started.upper.parent / started.upper.work)
 
     def clean_up(self, started: Started) -> None:
         """Remove all that is left of a container that has ended; on one of `cleaners`."""
@@ -267,7 +269,7 @@ class Setup:
         shutil.rmtree(started.directory, ignore_errors=True)
         self.clean_upper(started)
         if not started.upper.durable:
-            shutil.rmtree(started.upper.parent, ignore_errors=True)
+            remove_tree(started.upper.parent)
 
     def prepare(self, spec: ContainerSpec) -> Started:
         """The names of what a container will have; nothing is made."""
@@ -322,6 +324,7 @@ class Setup:
             own = started.directory / "points"  # that nobody else has, where there are any
             points = (started.points, own) if own.is_dir() else (started.points,)
             self.stage.mount_root((*points, *spec.layers), started.upper)
+            self.on_root(spec, self.stage.root)
             user = find_user(spec.user, self.stage.root)
             _require_program(spec, self.stage.root)
             if spec.links:

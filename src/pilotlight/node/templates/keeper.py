@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import structlog
 
 from pilotlight.config import Settings
-from pilotlight.core.containers import ContainerSpec, Recipe
+from pilotlight.core.containers import ContainerSpec, Recipe, TemplateState
 from pilotlight.core.errors import NotIsolated, PilotlightError
 from pilotlight.node.memory import offered_mib
 from pilotlight.node.templates import remembered
@@ -56,6 +56,7 @@ class Kept:
     opened_at: float = 0.0
     used_at: float = 0.0
     blocked_until: float = 0.0
+    ready_at: float = 0.0  # since the epoch, for people
     memory_bytes: int = 0
     learns: bool = True  # modules that its containers import are imported ahead
 
@@ -77,6 +78,15 @@ class Keeper:
         self._numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._is_closing = False
+        self.on_change: Callable[[list[TemplateState]], object] = lambda _: None  # told of all, when one comes or goes
+
+    def states(self) -> list[TemplateState]:
+        """Those that are there."""
+        return [
+            TemplateState(kept.recipe.name, kept.memory_bytes, len(kept.recipe.modules), kept.ready_at)
+            for kept in self._kept.values()
+            if kept.template is not None
+        ]
 
     async def open(self) -> None:
         """Begin the templates that were used last."""
@@ -191,13 +201,14 @@ class Keeper:
             return
         finally:
             kept.opening = None
-        self._retire(kept)  # the one before it, which has imported less
-        self._retire(kept)
+        self._retire(kept)  # the one before it, which is old, or has imported less
         kept.template, kept.opened_at, kept.forks, kept.faults = template, self._clock(), 0, 0
         kept.memory_bytes = template.memory_bytes()
         log.info("template.ready", template=number, took_ms=round(template.loaded.took_ms), memory_mib=kept.memory_bytes >> 20)
+        kept.ready_at = time.time()
         self._refill(kept)
         self._make_room(kept)
+        self.on_change(self.states())
         await self._remember()
 
     async def _remember(self) -> None:
@@ -275,7 +286,10 @@ class Keeper:
         """No more children from now on; those that became containers live on. What is to be done for it goes on by itself."""
         template, kept.template = kept.template, None
         spares, kept.spares = kept.spares, deque[Spare]()
-        return self._spawn(self._end(template, spares)) if template is not None else None
+        if template is None:
+            return None
+        self.on_change(self.states())
+        return self._spawn(self._end(template, spares))
 
     async def _end(self, template: Template, spares: Iterable[Spare]) -> None:
         for spare in spares:

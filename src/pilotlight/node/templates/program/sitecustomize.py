@@ -20,6 +20,8 @@ import time
 
 _BEGUN = time.monotonic()
 _HERE = os.path.dirname(os.path.abspath(__file__))
+trial = importlib.import_module("pilotlight_trial")  # from beside this file, where nothing is found any more afterwards
+sys.modules.pop("pilotlight_trial", None)
 sys.path[:] = [entry for entry in sys.path if entry != _HERE]
 sys.modules.pop("sitecustomize", None)
 try:  # the image's own, or the client's
@@ -136,17 +138,24 @@ class ReadNames:
 def load(modules: list[str]) -> dict[str, str]:
     """Import the entrypoint, as a module that nobody has run yet, and what else is wanted; returns what could not be, and why."""
     failed: dict[str, str] = {}
-    for name in (ENTRYPOINT, "runpy", *modules):
-        try:
-            importlib.import_module(name)
-        except BaseException as error:  # a module may raise what it likes
-            if name == ENTRYPOINT:
-                raise
-            failed[name] = repr(error)[:200]
+    for name in (ENTRYPOINT, "runpy"):
+        importlib.import_module(name)
     # The interpreter runs it as __main__ later, and says so if it finds it here.
     package, _, last = ENTRYPOINT.rpartition(".")
     sys.modules.pop(ENTRYPOINT, None)
     sys.modules[package].__dict__.pop(last, None)
+    modules = [name for name in modules if name not in sys.modules and name != ENTRYPOINT]
+    if not modules or not (why := trial.try_out(modules)):
+        trial.import_all(modules)
+        return failed
+    groups: dict[str, list[str]] = {}
+    for name in modules:
+        groups.setdefault(name.partition(".")[0], []).append(name)
+    for package, names in groups.items():
+        if why := trial.try_out(names):
+            failed[package] = why
+        else:
+            trial.import_all(names)
     return failed
 
 
@@ -180,13 +189,14 @@ class Template:
         loaded_names.update(top_level_names())
         gc.collect()
         gc.freeze()
+        many = trial.keeps_threads()
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for children here: the agent knows of their ends
         send(
             self.agent,
             ready=True,
             failed=failed,
             read=sorted(read.names),
-            threads=len(os.listdir("/proc/self/task")),
+            threads=2 if many else 1,
             modules=len(sys.modules),
             took_ms=(time.monotonic() - _BEGUN) * 1000,
         )
