@@ -237,7 +237,19 @@ def test_the_attempts_are_real_on_the_host(reachable_bait: Bait, name: str) -> N
 # ---- taking all there is ----
 
 FLOODS = (
-    *("processes", "threads", "memory", "shared_memory", "device_directory", "disk", "inodes", "descriptors", "pipes", "watches"),
+    *(
+        "processes",
+        "threads",
+        "memory",
+        "shared_memory",
+        "device_directory",
+        "disk",
+        "inodes",
+        "depth",
+        "descriptors",
+        "pipes",
+        "watches",
+    ),
     *(
         "terminals",
         "pending_signals",
@@ -249,7 +261,7 @@ FLOODS = (
         "one_line",
     ),
 )
-BOUNDED = set(FLOODS) - {"memory", "pipes", "connections", "gateway_nonsense", "lines", "one_line"}
+BOUNDED = set(FLOODS) - {"memory", "depth", "pipes", "connections", "gateway_nonsense", "lines", "one_line"}
 ANSWER_S, START_S = 30.0, 45.0
 GROWTH_MIB = 400
 

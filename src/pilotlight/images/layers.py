@@ -12,14 +12,15 @@ import json
 import os
 import re
 import secrets
-import shutil
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pilotlight.core.errors import NotFound
+from pilotlight.core.errors import InvalidInput, NotFound
 from pilotlight.images import programs
+from pilotlight.images.removal import remove_tree
+from pilotlight.images.trees import MAX_DEPTH
 from pilotlight.objects.syncing import sync_directory
 
 MAKING_PREFIX = ".making-"
@@ -119,7 +120,7 @@ class LayerStore:
             doomed = self._root / f"{MAKING_PREFIX}{os.getpid()}-{next(self._serial)}"
             (self._root / layer_id).rename(doomed)
         self._used_at.pop(layer_id, None)
-        await asyncio.to_thread(shutil.rmtree, doomed, ignore_errors=True)
+        await asyncio.to_thread(remove_tree, doomed)
         return True
 
     async def make(self, layer_id: str, *, parent: str, command: str, fill: Fill) -> bool:
@@ -152,7 +153,7 @@ class LayerStore:
         litter = [path for path in self._root.glob(f"{MAKING_PREFIX}*") if not owner_lives(path.name)]
         litter += [path for path in self._root.iterdir() if _ID.fullmatch(path.name) and not self.has(path.name)]
         for path in litter:
-            shutil.rmtree(path, ignore_errors=True)
+            remove_tree(path)
         return len(litter)
 
     @contextlib.asynccontextmanager
@@ -175,7 +176,7 @@ class LayerStore:
         try:
             yield making
         finally:
-            shutil.rmtree(making, ignore_errors=True)
+            remove_tree(making)
 
     def _settle(self, record: LayerRecord, content: Path) -> None:
         # The record must not exist before the directory does. If another process was faster, its layer is the same.
@@ -201,16 +202,19 @@ def owner_lives(name: str) -> bool:
 
 
 def directory_size_bytes(root: Path) -> int:
-    """Bytes that the directory takes on disk, hard links counted once."""
+    """Bytes that the directory takes on disk, hard links counted once. Raises InvalidInput for one that nobody could handle."""
     seen: set[tuple[int, int]] = set()
     total = 0
-    stack = [str(root)]
+    stack = [(str(root), 0)]
     while stack:
-        with os.scandir(stack.pop()) as entries:
+        directory, depth = stack.pop()
+        if depth > MAX_DEPTH:
+            raise InvalidInput(f"The step leaves more than {MAX_DEPTH} directories in one another. Remove them in the same step.")
+        with os.scandir(directory) as entries:
             for entry in entries:
                 status = entry.stat(follow_symlinks=False)
                 if entry.is_dir(follow_symlinks=False):
-                    stack.append(entry.path)
+                    stack.append((entry.path, depth + 1))
                 elif (status.st_dev, status.st_ino) not in seen:
                     seen.add((status.st_dev, status.st_ino))
                     total += status.st_blocks * 512

@@ -19,6 +19,7 @@ from typing import Protocol
 from pilotlight.config import Settings
 from pilotlight.core.errors import InvalidInput, NotFound
 from pilotlight.core.garbage import Held, Verdict, sort_out
+from pilotlight.images.trees import MAX_DEPTH
 from pilotlight.objects.syncing import sync_file, sync_file_system
 from pilotlight.wire import platform_pb2
 
@@ -186,6 +187,8 @@ def relative_path(path: str) -> str:
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if not parts or ".." in parts or "\0" in path:
         raise InvalidInput(f"Mount path {path!r} does not name a file below the root. Use an absolute path without '..'.")
+    if len(parts) > MAX_DEPTH:
+        raise InvalidInput(f"Mount path {path[:40]!r}… has more than {MAX_DEPTH} directories in one another. Use fewer.")
     return "/".join(parts)
 
 

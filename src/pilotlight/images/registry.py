@@ -23,7 +23,7 @@ from pilotlight.images import programs
 from pilotlight.images.layers import LayerStore, definition_id
 from pilotlight.images.references import DEFAULT_DOMAIN, Reference
 from pilotlight.images.surroundings import Surroundings
-from pilotlight.images.trees import OPAQUE
+from pilotlight.images.trees import MAX_DEPTH, OPAQUE
 from pilotlight.wire import platform_pb2
 
 PROBE_TIMEOUT_S = 6.0
@@ -170,7 +170,10 @@ async def extract(archive: Path, into: Path) -> None:
     finished = await programs.run(command)
     if finished.code:
         raise InvalidInput(f"{archive.name[:12]} can't be unpacked: {finished.last_words()}")
-    await asyncio.to_thread(_convert_whiteouts, into)
+    try:
+        await asyncio.to_thread(_convert_whiteouts, into)
+    except RecursionError as error:
+        raise InvalidInput(f"{archive.name[:12]} has more than {MAX_DEPTH} directories in one another.") from error
 
 
 def _convert_whiteouts(root: Path) -> None:

@@ -13,6 +13,7 @@ from pilotlight.core.errors import InvalidInput
 
 OPAQUE = "trusted.overlay.opaque"
 MAX_LINKS = 40  # as the kernel's
+MAX_DEPTH = 512  # directories in one another, of a layer or a mount: less than what Python goes down by recursion
 
 
 def is_whiteout(path: Path) -> bool:

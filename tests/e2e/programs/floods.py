@@ -93,6 +93,18 @@ def inodes() -> str:
 
 
 @flood
+def depth() -> str:
+    """Directories in one another, more than a program goes down by recursion when it takes them away."""
+    os.chdir("/tmp")
+
+    def deeper() -> None:
+        os.mkdir("d")
+        os.chdir("d")
+
+    return f"{until_refused(deeper, 3_000)} and then its end"
+
+
+@flood
 def descriptors() -> str:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
