@@ -8,10 +8,11 @@ from pathlib import Path
 import httpx
 import modal
 import pytest
-from control.heart import MAP, FakeNode, Heart, beat
+from control.heart import MAP, FakeNode, Heart, beat, put_item
 from running_server import RunningServer
 from support.small_disk import SmallDisk, small_disk
 
+from pilotlight.core import errors
 from pilotlight.core.blobs import WholeUpload
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
@@ -70,6 +71,28 @@ def test_no_result_is_lost_or_doubled_by_a_disk_that_was_full_meanwhile(disk: Sm
             assert not await node.answer(task, input_id)
         found = await heart.outputs(call.call_id)
         assert sorted(item.input_id for item in found.items) == sorted(held) and found.unfinished == 0
+
+    (disk.path / "state").mkdir()
+    beat(disk.path / "state", scenario)
+
+
+def test_inputs_that_come_again_while_they_are_written_are_refused_together(disk: SmallDisk) -> None:
+    """Whoever asks again is not told that they are there because somebody is about to write them."""
+
+    async def scenario(heart: Heart) -> None:
+        call = await heart.call(await heart.define(), count=1, kind=MAP)
+        disk.fill()
+        more = [put_item(1), put_item(2)]
+        asked = [asyncio.ensure_future(heart.server.calls.put_inputs(call.call_id, more)) for _ in range(3)]
+        await asyncio.sleep(0)  # all have begun
+        asked[0].cancel()  # its client has gone, and asks again
+        first, *others = await asyncio.gather(*asked, return_exceptions=True)
+        assert isinstance(first, asyncio.CancelledError)
+        assert all(isinstance(one, errors.DiskFull) for one in others), others
+        assert sorted(call.seen) == sorted(call.unfinished) == [0] and len(call.pool.queue) == 1
+        disk.make_room()
+        assert len(await heart.server.calls.put_inputs(call.call_id, more)) == 2
+        assert sorted(call.seen) == [0, 1, 2] and len(call.pool.queue) == 3
 
     (disk.path / "state").mkdir()
     beat(disk.path / "state", scenario)

@@ -8,13 +8,13 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
 from modal_proto import api_pb2
 from sqlalchemy import Connection
 
+from pilotlight.control.acceptance import Accepted, input_id_of, input_row
 from pilotlight.control.functions import retry_policy_of
 from pilotlight.control.live import BETWEEN_INPUTS_S, LiveCall, LiveInput, LiveTask, Pool
 from pilotlight.control.outputs import OutputReader, Outputs, Wish, output_item
@@ -22,7 +22,7 @@ from pilotlight.control.pools import Pools
 from pilotlight.control.streams import Streams
 from pilotlight.control.webhooks import MAP_SETTLE_S, Webhooks
 from pilotlight.core import errors, ids
-from pilotlight.core.inputs import InputEvent, InputState, Recorded
+from pilotlight.core.inputs import InputEvent, InputState
 from pilotlight.core.tasks import TaskState
 from pilotlight.store import calls as store
 from pilotlight.store.database import Database
@@ -39,14 +39,6 @@ REMEMBERED_CALLS = 2_000  # finished calls whose outputs are kept in memory for 
 PAYLOAD_MEMORY_BYTES = 64 * 1024 * 1024  # of inputs that wait; beyond it they are read from disk when their turn comes
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.1, 10.0  # between attempts to store an output of our own
 SEQ_GAP = 1_000_000  # after a restart: outputs that were shown and then lost on their way to the disk have had these numbers
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """An input that is on disk."""
-
-    idx: int
-    input_id: str
 
 
 class Calls:
@@ -90,7 +82,7 @@ class Calls:
         }
         fresh, accepted = self._admit(call, request.pipelined_inputs)
         self._live[call_id] = call
-        rows = [self._input_row(item) for item in fresh]
+        rows = [input_row(item) for item in fresh]
         written = self._database.write(lambda connection: store.insert_call(connection, row, rows))
         self._pools.enqueue(pool, fresh)
         await self._until_written(written, call, fresh)
@@ -118,10 +110,16 @@ class Calls:
             raise errors.WrongState(f"Function call {call_id} was cancelled, or its app has stopped: it takes no more inputs.")
         fresh, accepted = self._admit(call, items)
         if fresh:
-            rows = [self._input_row(item) for item in fresh]
+            rows = [input_row(item) for item in fresh]
             written = self._database.write(self._webhooks.going_on(call, lambda connection: store.insert_inputs(connection, rows)))
+            call.writing = written
             self._pools.enqueue(call.pool, fresh)
             await self._until_written(written, call, fresh)
+        if len(fresh) < len(items):  # another request has brought the rest, and may be about to write it: one fate for both
+            while call.writing is not None and not call.writing.done():
+                await asyncio.shield(call.writing)
+            if any(item.idx not in call.seen for item in items):
+                return await self.put_inputs(call_id, items)
         return accepted
 
     async def retry(self, call_id: str, wishes: Sequence[tuple[int, api_pb2.FunctionInput, int]]) -> None:
@@ -173,34 +171,29 @@ class Calls:
         self.accepted_total += len(fresh)
         return fresh, accepted
 
-    def _input_row(self, item: LiveInput) -> dict[str, object]:
-        return {
-            "input_id": item.input_id,
-            "call_id": item.call.call_id,
-            "idx": item.idx,
-            "state": Recorded.UNFINISHED,
-            "payload": item.payload,
-            "retry_count": 0,
-            "deaths": 0,
-        }
-
     async def _until_written(self, written: "asyncio.Future[None]", call: LiveCall, fresh: list[LiveInput]) -> None:
         try:
-            await written
+            await asyncio.shield(written)
+        except asyncio.CancelledError:  # who asked has gone; the same may be asked again, meanwhile too
+            written.add_done_callback(lambda done: self._withdraw(call, fresh) if done.exception() else None)
+            raise
         except Exception:
-            # The caller is told that nothing was accepted, so nothing of it may go on.
-            self._pools.withdraw(fresh)
-            for item in fresh:
-                self._drop_payload(item)
-                call.unfinished.pop(item.idx, None)
-                call.seen.discard(item.idx)
-            if not call.seen:
-                self._live.pop(call.call_id, None)
+            self._withdraw(call, fresh)
             raise
         if self._pools.payload_bytes > PAYLOAD_MEMORY_BYTES:
             for item in fresh:
                 if item.state is InputState.QUEUED:
                     self._drop_payload(item)
+
+    def _withdraw(self, call: LiveCall, fresh: list[LiveInput]) -> None:
+        """These are not on disk, and their caller is told that nothing was accepted: nothing of it may go on."""
+        self._pools.withdraw(fresh)
+        for item in fresh:
+            self._drop_payload(item)
+            call.unfinished.pop(item.idx, None)
+            call.seen.discard(item.idx)
+        if not call.seen:
+            self._live.pop(call.call_id, None)
 
     def _drop_payload(self, item: LiveInput) -> None:
         if item.payload is not None:
@@ -496,8 +489,3 @@ class Calls:
     def live_counts(self) -> tuple[int, int]:
         """Live calls, and their unfinished inputs."""
         return len(self._live), sum(len(call.unfinished) for call in self._live.values())
-
-
-def input_id_of(call_id: str, idx: int) -> str:
-    """Inputs are named by their place in the call, so that the same request again names the same input."""
-    return ids.derived(ids.INPUT, call_id, idx)

@@ -68,6 +68,7 @@ class LiveCall:
     inputs_complete: bool = False  # of a map: its caller has said that it sends no more
     looked_at: float = field(default_factory=lambda: asyncio.get_running_loop().time())  # when its caller was last seen
     wakes: int = 0  # how often there was something new: who reads the disk meanwhile misses nothing
+    writing: "asyncio.Future[None] | None" = None  # the last of the inputs that were added, on their way to the disk
 
     def wake(self) -> None:
         """Let everyone look again who waits for an output."""
