@@ -43,6 +43,9 @@ class Journal:
         self._file = path.open("a", buffering=1)
         self._lock = threading.Lock()
 
+    def close(self) -> None:
+        self._file.close()
+
     def begin(self, operation: str, name: str, amount: int = 1) -> Entry:
         entry = Entry(operation, name, time.monotonic(), amount=amount)
         self._write(entry)

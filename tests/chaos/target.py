@@ -28,6 +28,7 @@ from tests.chaos.disk import Disk
 BIN = Path(sys.executable).parent
 COMMAND_TIMEOUT_S = 120.0
 GONE_WAIT_S = 20.0  # for a mount to be let go of by all namespaces
+STILL_S = 0.1  # for processes to be where a signal has stopped them
 CONTROLLER = "pids"  # whose groups name the processes of containers; v1 and v2 alike
 _PIDFD_GETFD = 438  # asm-generic/unistd.h
 _CONNECTED = "03"  # SS_CONNECTED in /proc/net/unix
@@ -118,18 +119,30 @@ class Target:
             for fd in pidfds:
                 os.close(fd)
 
-    def kill_all(self) -> None:
-        """The supervisor, its processes and those of all containers, as when somebody kills them all, or the power goes."""
+    def all_pids(self) -> list[int]:
+        """The supervisor, its processes and those of all containers."""
         supervisor = [pid for role, pid in self.pids().items() if role == "supervisor" and _is_pilotlight(pid)]
         inside = [pid for pids in self.containers().values() for pid in pids]
-        self.kill([*supervisor, *leftovers.processes_of(self.settings), *inside])
-        # What was forked in that instant is an orphan of the first ones.
-        self.kill([*leftovers.processes_of(self.settings), *(pid for pids in self.containers().values() for pid in pids)])
+        return [*supervisor, *leftovers.processes_of(self.settings), *inside]
+
+    def kill_all(self) -> None:
+        """End them all, as when somebody kills them, or the power goes."""
+        self.kill(self.all_pids())
+        self.kill(self.all_pids())  # what was forked in that instant
 
     def lose_power(self) -> None:
-        """Nothing reaches the disk any more, and everything ends; then the disk is there again, and what lived in memory is not."""
+        """Nothing reaches the disk any more, and everything ends; then the disk is there again, and what lived in memory is not.
+
+        Processes are held still first: a sync that is under way in the very instant of ext4's shutdown may be told that it has
+        succeeded, and nobody must get to say so.
+        """
         assert self.disk is not None
         self.disk.thaw()
+        for pid in self.all_pids():
+            if (opened := leftovers.open_process(pid)) is not None:
+                send(opened, signal.SIGSTOP)
+                os.close(opened)
+        time.sleep(STILL_S)
         self.disk.cut_power()
         self.kill_all()
         leftovers.remove_run_dir(self.settings)

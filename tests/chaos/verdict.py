@@ -3,8 +3,8 @@
 Lost, doubled, wrong and hung are never excused. An exception is, where no promise was made:
 
 * everything was down meanwhile, it says that the connection was, and the operation was not one that outlasts that: a client gives
-  up 0.7 s after a refused connection. A map goes on if the platform is back within MAP_OUTLASTS_S; a spawned call ends in any case,
-  only whoever waits for it has to ask anew;
+  up 0.7 s after a refused connection. A map that has begun goes on if the platform is back within MAP_OUTLASTS_S; a spawned call
+  ends in any case, only whoever waits for it has to ask anew;
 * the disk was full, and the exception says so;
 * a web request was under way (it is not durable) when its edge, its node or a container died.
 """
@@ -19,6 +19,7 @@ from tests.chaos.schedule import OF_EVERYTHING, Kind
 
 MAP_OUTLASTS_S = 10.0
 SLACK_S = 5.0  # a fault's effects outlast it
+STARTING_S = 1.0  # until a map has an id, without which it can't outlast anything
 FULL = ("disk of the platform is full", "disk of the node is full", "No space left on device", "No usable temporary directory")
 BROKEN = (  # connections, and a disk without power
     *("Connect call failed", "Connection refused", "Connection lost", "Connection reset", "disconnected"),
@@ -78,7 +79,7 @@ def is_excused(entry: Entry, windows: Sequence[Window]) -> bool:
         return True
     down = [window for window in during if window.kind in OF_EVERYTHING]
     if entry.operation == "map":
-        return any(_length(window) > MAP_OUTLASTS_S or entry.began_at > window.began_at - SLACK_S for window in down)
+        return any(_length(window) > MAP_OUTLASTS_S or entry.began_at > window.began_at - STARTING_S for window in down)
     return bool(down)
 
 
