@@ -286,11 +286,11 @@ def floods(guarded: Platform) -> Flooded:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FLOODS)
-def test_others_work_on(floods: Flooded, name: str) -> None:
+def test_others_work_on(floods: Flooded, guarded: Platform, name: str) -> None:
     report = floods.reports[name]
     assert not report["missing"], "the neighbour could not get"
     assert report["answer_s"] < ANSWER_S and report["start_s"] < START_S, report
-    if name in BOUNDED:
+    if name in BOUNDED and guarded.environment["ESCAPE_MODE"] != STRICT:  # there it is gVisor's memory, and so the container's
         assert "no end" not in report["got"], report
 
 
