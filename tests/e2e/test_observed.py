@@ -13,14 +13,14 @@ from typing import TypeVar
 
 import pytest
 
-from pilotlight.node import syscalls
+from pilotlight.node import syscalls, tracing
 from pilotlight.node.observed import Observed, observe, own_namespaces
 from pilotlight.node.tracing import Held, trial
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
 T = TypeVar("T")
-CLONE_FILES, SIGCHLD = 0x400, 17
+CLONE_FILES, CLONE_VFORK, SIGCHLD = 0x400, 0x4000, 17
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP = 38, 22
 ALLOW = struct.pack("=HBBI", 0x06, 0, 0, 0x7FFF0000)
 NOTHING = struct.pack("=HBBI", 0x05, 0, 0, 0)
@@ -146,6 +146,31 @@ def test_who_is_traced_by_another_can_not_be_held(looking: Looking) -> None:
             assert looking(lambda: observe(pid)).tracer == threading.get_native_id()
     finally:
         bury(pid)
+
+
+def test_who_does_not_stop_is_killed(looking: Looking, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing, "PATIENCE_S", 0.2)
+    number = {"x86_64": 56, "aarch64": 220}[os.uname().machine]
+    read, write = os.pipe()
+
+    def wait_for_a_child_for_ever() -> None:
+        if not libc.syscall(number, CLONE_VFORK | SIGCHLD, 0, 0, 0, 0):
+            os.write(write, str(os.getpid()).encode())
+            while True:
+                signal.pause()
+
+    pid = os.fork()
+    if not pid:
+        wait_for_a_child_for_ever()
+    grandchild = int(os.read(read, 20))
+    try:
+        with pytest.raises(ProcessLookupError, match="did not let itself be stopped"):
+            looking(lambda: look(pid))
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    finally:
+        os.kill(grandchild, signal.SIGKILL)
+        os.close(read)
+        os.close(write)
 
 
 def test_an_error_while_it_is_held_kills_it() -> None:

@@ -13,13 +13,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
-from test_runtime import DEADLINE_S, Output, opened, rootfs, run, settings, shell  # noqa: F401 (fixtures)
+from test_runtime import DEADLINE_S, Output, opened, rootfs, run, shell, traces  # noqa: F401 (a fixture)
 
 from pilotlight.config import Settings
 from pilotlight.core import errors
@@ -31,6 +31,8 @@ pytestmark = [
     pytest.mark.e2e,
     pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("crun"), reason="needs root and crun"),
 ]
+
+NETWORK_SLOT = 59
 
 Document = dict[str, Any]
 Spoil = Callable[[Document], None]
@@ -152,6 +154,14 @@ DOCUMENTS: dict[str, tuple[Spoil, str]] = {
 }
 
 
+@pytest.fixture
+def settings(tmp_path: Path) -> Iterator[Settings]:
+    chosen = Settings(state=tmp_path / "state", network_slot=NETWORK_SLOT)
+    yield chosen
+    shutil.rmtree(chosen.run_dir, ignore_errors=True)
+    assert not any(traces(chosen).values()), traces(chosen)
+
+
 def attempt(settings: Settings, rootfs: Path, tmp_path: Path, match: str) -> None:  # noqa: F811
     """Start a container that leaves proof wherever it can; it must be refused for that fault, without proof."""
     proof = tmp_path / "proof"
@@ -179,7 +189,7 @@ def attempt(settings: Settings, rootfs: Path, tmp_path: Path, match: str) -> Non
 
 @pytest.mark.parametrize("what", DOCUMENTS)
 def test_a_container_that_is_spoilt_runs_nothing(
-    settings: Settings,  # noqa: F811
+    settings: Settings,
     rootfs: Path,  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -244,7 +254,7 @@ BETWEEN: dict[str, tuple[Callable[[Started], None], str]] = {
 
 @pytest.mark.parametrize("what", BETWEEN)
 def test_a_container_that_is_changed_before_its_start_runs_nothing(
-    settings: Settings,  # noqa: F811
+    settings: Settings,
     rootfs: Path,  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -265,7 +275,7 @@ def test_a_container_that_is_changed_before_its_start_runs_nothing(
 
 
 def test_two_containers_in_one_namespace_are_refused(
-    settings: Settings,  # noqa: F811
+    settings: Settings,
     rootfs: Path,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import structlog
 
 from pilotlight.core.errors import NotIsolated
-from pilotlight.node import observed, seccomp, syscalls, verifier
+from pilotlight.node import observed, seccomp, syscalls, tracing, verifier
 from pilotlight.node.cgroups import Group
 from pilotlight.node.observed import Mount
 from pilotlight.node.tracing import Held
@@ -36,6 +36,7 @@ class Admission:
     def open(self, mount_namespace: int) -> None:
         """Learn the agent's own namespaces; `mount_namespace` is a descriptor of the one in which containers are put together."""
         seccomp.program()  # or say now what is missing to make it
+        tracing.prepare()
         self.host = observed.own_namespaces()
         self._stage = os.fstat(mount_namespace).st_ino
 
