@@ -251,3 +251,56 @@ def test_closing_leaves_nothing(children: int) -> None:
         assert await bench.keeper.take(spec()) is None
 
     run(check())
+
+
+def test_what_containers_import_is_in_the_next_template() -> None:
+    async def check() -> None:
+        bench = Bench()
+        await bench.ready(spec())
+        recipe = spec().recipe
+        assert recipe is not None
+        assert bench.keeper.learn(recipe, ["numpy", "numpy.linalg"])
+        assert await bench.keeper.take(spec()) is not None  # nobody waits for it
+        await bench.rest()
+        spare = await bench.keeper.take(spec())
+        assert spare is not None
+        assert spare.template.recipe.modules == ("numpy", "numpy.linalg")
+        assert not bench.keeper.learn(recipe, ["numpy"])
+
+    run(check())
+
+
+def test_a_template_that_cannot_import_them_goes_on_without() -> None:
+    async def check() -> None:
+        bench = Bench()
+        await bench.ready(spec())
+        recipe = spec().recipe
+        assert recipe is not None
+        bench.made.broken = "template"
+        assert bench.keeper.learn(recipe, ["bad"])
+        await bench.rest()
+        spare = await bench.keeper.take(spec())
+        assert spare is not None
+        assert spare.template.recipe.modules == ()
+        assert not bench.keeper.learn(recipe, ["bad"])
+
+    run(check())
+
+
+def test_a_crash_at_the_start_ends_imports_ahead() -> None:
+    async def check() -> None:
+        bench = Bench()
+        await bench.ready(spec())
+        recipe = spec().recipe
+        assert recipe is not None
+        bench.keeper.learn(recipe, ["bad"])
+        await bench.rest()
+        spare = await bench.keeper.take(spec())
+        assert spare is not None
+        bench.keeper.crashed(spare)
+        await bench.ready(spec())
+        other = await bench.keeper.take(spec())
+        assert other is not None
+        assert other.template.recipe.modules == ()
+
+    run(check())
