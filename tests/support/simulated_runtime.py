@@ -62,6 +62,7 @@ class SimulatedContainer:
 
     address = "127.0.0.1"
     setup_ms: dict[str, float] = {}
+    is_warm = False
 
     def __init__(self, process: "subprocess.Popen[bytes]", pipes: tuple[OutputPipe, OutputPipe], root: Path) -> None:
         self._process = process

@@ -69,6 +69,11 @@ TABLES: tuple[tuple[str, str, Mapping[str, str]], ...] = (
             "Inputs": "inputs",
         },
     ),
+    (
+        "Templates",
+        "templates",
+        {"Image": "image_id", "Node": "node_name", "MiB": "memory_mib", "Modules": "modules", "Since": "ready_at"},
+    ),
     ("Crashing", "crashing", {"Function": "function", "App": "app_name", "In a row": "crashes", "Why": "why"}),
     (
         "Not isolated: killed before they began",

@@ -34,6 +34,7 @@ class NodeSession:
     labels: dict[str, str] = field(default_factory=dict)
     gpus: Sequence[platform_pb2.GpuDevice] = ()
     builds: Sequence[platform_pb2.HeldBuild] = ()  # that it had when it came
+    templates: Sequence[platform_pb2.Template] = ()
     log_epoch: str = ""  # within which it numbers batches of output
     outgoing: list[platform_pb2.NodeCommand] = field(default_factory=list)
     wake: asyncio.Event = field(default_factory=asyncio.Event)

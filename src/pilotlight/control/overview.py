@@ -85,6 +85,7 @@ class Overview(Collector):
                 for pool in self._pools
                 if is_crash_loop(pool)
             ],
+            "templates": self._template_list(),
             "refused": [
                 {
                     "container": refusal.container_id,
@@ -111,6 +112,19 @@ class Overview(Collector):
                 "gpus": ", ".join(f"{count}×{kind}" for kind, count in self._nodes.gpus.totals(node.node_id).items()),
             }
             for node in self._nodes.all()
+        ]
+
+    def _template_list(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "image_id": template.image_id,
+                "node_name": node.name,
+                "memory_mib": template.memory_bytes >> 20,
+                "modules": template.modules,
+                "ready_at": template.ready_at,
+            }
+            for node in self._nodes.all()
+            for template in node.templates
         ]
 
     def _app_list(self, tasks: Sequence[LiveTask]) -> list[dict[str, Any]]:
@@ -212,6 +226,15 @@ class Overview(Collector):
             "pilotlight_containers_refused",
             "Containers killed before they began, not being isolated as they should be",
             value=self._refusals.total,
+        )
+        starts = CounterMetricFamily("pilotlight_container_starts", "Containers started, by the way of their start", labels=["way"])
+        for way, count in self._tasks.starts.items():
+            starts.add_metric([way], count)
+        yield starts
+        yield GaugeMetricFamily(
+            "pilotlight_templates",
+            "Templates to fork containers from",
+            value=sum(len(node.templates) for node in self._nodes.all()),
         )
         waiting = GaugeMetricFamily("pilotlight_inputs_waiting", "Inputs in the queue of a function", labels=["app", "function"])
         for pool in self._pools:

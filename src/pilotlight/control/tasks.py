@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -68,6 +69,7 @@ class Tasks:
         self._now = now
         self.occupancy = Occupancy(nodes)
         self.ends = TaskEnds(database=database, pools=pools, calls=calls, output_log=output_log, now=now)
+        self.starts: Counter[str] = Counter(warm=0, ordinary=0)  # containers, by the way of their start
         self._live: dict[str, LiveTask] = {}
         self._storing: set[tuple[str, int]] = set()  # (task, batch) of outputs on their way to the disk
         self.on_serving: Callable[[Pool], None] = lambda pool: None  # a container takes requests now, or takes no more
@@ -239,6 +241,7 @@ class Tasks:
     def started(self, event: platform_pb2.TaskStarted) -> None:
         if (task := self._live.get(event.task_id)) is not None:
             task.address = event.address
+            self.starts["warm" if event.warm else "ordinary"] += 1
             at = task.started_at = self._now()
             self._database.write_unattended(
                 lambda connection: store.update_task(connection, event.task_id, started_at=at), "the start of a container"

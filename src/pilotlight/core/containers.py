@@ -59,6 +59,17 @@ class Recipe:
     args: tuple[str, ...]
     env: Mapping[str, str]
     modules: tuple[str, ...] = ()
+    name: str = ""  # for people
+
+
+@dataclass(frozen=True)
+class TemplateState:
+    """A template that containers may be forked from; `ready_at` in seconds since the epoch."""
+
+    name: str
+    memory_bytes: int
+    modules: int
+    ready_at: float
 
 
 @dataclass(frozen=True)
@@ -114,9 +125,13 @@ class ContainerHandle(Protocol):
 
 
 class RunningContainer(ContainerHandle, Protocol):
-    """A container that can be told things. `address` is its network interface's: empty where it has none."""
+    """A container that can be told things.
+
+    `address` is its network interface's: empty where it has none; `is_warm`: it was forked from a template.
+    """
 
     address: str
+    is_warm: bool
 
     @property
     def setup_ms(self) -> Mapping[str, float]:

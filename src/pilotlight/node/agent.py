@@ -19,7 +19,7 @@ import structlog
 
 from pilotlight.config import Settings
 from pilotlight.core import ids
-from pilotlight.core.containers import ContainerSpec
+from pilotlight.core.containers import ContainerSpec, TemplateState
 from pilotlight.core.node_labels import parse_labels
 from pilotlight.images.builder import Builder
 from pilotlight.images.clients import ClientPackages
@@ -83,6 +83,7 @@ class Agent:
         self._tasks_dir = settings.run_dir / "tasks"
         self._node_id = node_id_of(settings)
         self._is_closing = False
+        self._templates: list[platform_pb2.Template] = []
         self.connected = asyncio.Event()
 
     async def run(self) -> None:
@@ -116,6 +117,16 @@ class Agent:
         """The runtime has killed a container before it began."""
         event = platform_pb2.ContainerRefused(container_id=container_id, faults=faults, at_ns=time.time_ns())
         self._outbox.orderly(platform_pb2.NodeEvent(container_refused=event))
+
+    def templates_changed(self, states: Sequence[TemplateState]) -> None:
+        """A template has come, or gone."""
+        self._templates = [
+            platform_pb2.Template(
+                image_id=state.name, memory_bytes=state.memory_bytes, modules=state.modules, ready_at=state.ready_at
+            )
+            for state in states
+        ]
+        self._outbox.orderly(platform_pb2.NodeEvent(templates=platform_pb2.Templates(templates=self._templates)))
 
     def _gpu_failed(self, uuid: str, problem: str) -> None:
         if self._gpus.fail(uuid, problem):
@@ -229,6 +240,7 @@ class Agent:
             gpus=self._gpus.told(),
             builds=self._builds.held(),
             log_epoch=self._outbox.log_epoch,
+            templates=platform_pb2.Templates(templates=self._templates),
             labels=parse_labels(self._settings.node_labels),
         )
 
@@ -268,6 +280,7 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
         )
         agent = Agent(settings, starter, packer, builder, surroundings, garbage, gpus, buckets)
         loop = asyncio.get_running_loop()
+        runtime.on_templates(agent.templates_changed)
         runtime.on_refused(lambda *told: loop.call_soon_threadsafe(agent.refused, *told))
         running = asyncio.get_running_loop().create_task(agent.run())
         known = asyncio.get_running_loop().create_task(agent.connected.wait())

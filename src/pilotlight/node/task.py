@@ -147,7 +147,9 @@ class Task:
             container.hold_output(True)
         if self._reason:
             container.signal(signal.SIGKILL)
-        told = platform_pb2.TaskStarted(task_id=self.task_id, at_ns=time.time_ns(), address=container.address)
+        told = platform_pb2.TaskStarted(
+            task_id=self.task_id, at_ns=time.time_ns(), address=container.address, warm=container.is_warm
+        )
         self._outbox.urgent(NodeEvent(task_started=told))
         if startup_timeout_s := self._startup_timeout_s:
             self._later(startup_timeout_s, self._check_startup)

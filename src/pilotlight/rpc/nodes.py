@@ -73,6 +73,7 @@ class NodeService:
             web_address=hello.web_address,
             gpus=list(hello.gpus),
             builds=list(hello.builds),
+            templates=hello.templates.templates,
             log_epoch=hello.log_epoch,
         )
         session.send(platform_pb2.NodeCommand(welcome=platform_pb2.Welcome()))
@@ -109,6 +110,8 @@ class NodeService:
                 self._garbage.layers_collected(event.layers_collected)
             case "gpu_health":
                 self._gpu_tasks.failed(session.node_id, event.gpu_health)
+            case "templates":
+                session.templates = event.templates.templates
             case "container_refused":
                 self._refusals.add(session.name, event.container_refused)
             case "build_progress":

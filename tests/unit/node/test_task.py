@@ -24,6 +24,7 @@ class Fakes:
     address = "10.128.0.7"
     pid = 1
     setup_ms: dict[str, float] = {}
+    is_warm = False
 
     def __init__(self) -> None:
         self.signals: list[int] = []

@@ -38,6 +38,7 @@ def save(path: Path, recipes: Iterable[Recipe]) -> None:
             "args": list(recipe.args),
             "env": dict(recipe.env),
             "modules": list(recipe.modules),
+            "name": recipe.name,
         }
         for recipe in list(recipes)[:MOST]
     ]
@@ -50,4 +51,4 @@ def save(path: Path, recipes: Iterable[Recipe]) -> None:
 
 def _recipe(entry: dict[str, Any]) -> Recipe:
     env = {str(name): str(value) for name, value in entry["env"].items()}
-    return Recipe(tuple(map(Path, entry["layers"])), tuple(entry["args"]), env, tuple(entry["modules"]))
+    return Recipe(tuple(map(Path, entry["layers"])), tuple(entry["args"]), env, tuple(entry["modules"]), str(entry["name"]))
