@@ -1,5 +1,6 @@
 """Containers and whole machines that die, or are taken out of service: every result is there once, and what died is replaced."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -82,7 +83,8 @@ def reboot(platform: Platform) -> None:
     inside = {int(line) for group in groups for line in group.read_text().split()}
     pidfds = [fd for pid in (supervisor.pid, *leftovers.processes_of(settings), *inside) if (fd := leftovers.open_process(pid))]
     for fd in pidfds:
-        signal.pidfd_send_signal(fd, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # what waited for one that is dead already has ended by itself
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
     leftovers.end_opened(pidfds, grace_s=10.0)
     for fd in pidfds:
         os.close(fd)
