@@ -122,6 +122,7 @@ class Runtime:
         try:
             started = await self._set_up(spec, pipes[0].write_end, pipes[1].write_end)
         except BaseException:
+            self._imports.forget(spec.container_id)
             await asyncio.gather(*(pipe.drain() for pipe in pipes))
             raise
         address = str(started.port.address) if started.port is not None else ""

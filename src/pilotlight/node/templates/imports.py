@@ -52,8 +52,16 @@ class Imports:
         except OSError as error:  # a kernel without it: nothing is learned
             log.info("imports.not_seen", error=str(error))
             return
+        self.forget(spec.container_id)  # its start is tried again, the ordinary way
         with self._lock:
             self._watches[spec.container_id] = descriptor
+
+    def forget(self, container_id: str) -> None:
+        """No more looking at a container, which never began. Safe to repeat."""
+        with self._lock:
+            descriptor = self._watches.pop(container_id, None)
+        if descriptor is not None:
+            os.close(descriptor)
 
     def finish(self, spec: ContainerSpec) -> list[str]:
         """The names of modules that were read, in order, and no more looking at this container. Blocks; safe to repeat."""
