@@ -210,6 +210,22 @@ def test_a_container_that_is_spoilt_runs_nothing(
     attempt(settings, rootfs, tmp_path, match)
 
 
+def test_binds_lie_where_links_of_the_image_lead(settings: Settings, rootfs: Path, tmp_path: Path) -> None:  # noqa: F811
+    """What was asked for by one name and mounted at another is not taken for a stranger; nor are odd names."""
+    (tmp_path / "in it").write_text("given")
+    binds = (
+        Bind(tmp_path / "in it", "/var/run/a b\\c/file"),  # /var/run leads to /run
+        Bind(tmp_path, "/var/run/../lock/d", read_only=False),
+    )
+
+    async def check() -> None:
+        async with opened(settings) as runtime:
+            ended, output = await run(runtime, shell(rootfs, "cat '/run/a b\\c/file' '/run/lock/d/in it'", binds=binds))
+            assert (ended.code, output.text) == (0, "givengiven"), output.data
+
+    uvloop.run(check())
+
+
 def leave_group(started: Started) -> None:
     for entrance in started.group.entrances:
         (entrance.parent.parent / "cgroup.procs").write_text(str(started.pid))

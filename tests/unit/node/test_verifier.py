@@ -195,6 +195,19 @@ def test_hooks_of_the_machine_may_add_files_and_devices_of_the_driver() -> None:
     assert faults(also_mounted(tree)(OBSERVED), with_hooks)
 
 
+def test_what_kernels_and_runtimes_add_by_themselves_is_no_fault() -> None:
+    assert faults(replace(OBSERVED, interfaces=frozenset(("lo", "eth0", "tunl0", "sit0"))), EXPECTED) == []
+    masked = ExpectedMount("/sys/firmware", frozenset(("ro",)), ("tmpfs",), or_root="/.empty-directory")
+    expected = replace(EXPECTED, mounts=(*RULES, masked))
+    for line, is_right in (
+        ("15 10 0:59 / /sys/firmware ro,relatime - tmpfs tmpfs ro\n", True),
+        ("15 10 254:0 /run/oci/.empty-directory /sys/firmware rw - ext4 /dev/vda rw\n", True),
+        ("15 10 254:0 /etc /sys/firmware ro - ext4 /dev/vda rw\n", False),
+        ("15 10 0:60 / /sys/firmware ro,relatime - sysfs sysfs ro\n", False),
+    ):
+        assert (faults(also_mounted(line)(OBSERVED), expected) == []) is is_right, line
+
+
 def test_a_bundle_says_what_its_container_must_be() -> None:
     staged = (
         Mount(1, "0:40", "/", "/stage/root", frozenset(), frozenset(), "overlay"),
