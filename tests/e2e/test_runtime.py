@@ -24,6 +24,7 @@ from pilotlight.node import disk
 from pilotlight.node.cdi import Specs
 from pilotlight.node.gpus import GpuRuntime, Gpus
 from pilotlight.node.nvml import Found
+from pilotlight.node.rootfs import IdMap
 from pilotlight.node.runtime import Bind, Container, ContainerSpec, Exit, Runtime, sweep
 from tests.chaos.disk import Disk
 
@@ -149,7 +150,7 @@ def test_a_container_is_confined_and_its_output_complete(settings: Settings, roo
             assert ended.code == 3
             assert not ended.oom_killed
             words = output.text.split()
-            assert words[:7] == ["ta-test", "0", "/tmp", "hello", "0", "100000", "65536"]
+            assert words[:7] == ["ta-test", "0", "/tmp", "hello", "0", str(IdMap().first), str(IdMap().count)]
             assert words[7:13] == ["CapEff:", "00000000a80405fb", "NoNewPrivs:", "1", "Seccomp:", "2"]
             assert words[13:] == ["0", "1", "2", "3", "refused", "unfinished"]  # 3 is the directory being listed
             assert output.data[2] == b"wrong\n"

@@ -36,9 +36,12 @@ _OVERLAY_OPTIONS = (
 
 @dataclass(frozen=True)
 class IdMap:
-    """Ids 0..count-1 of a container are first..first+count-1 on the host."""
+    """Ids 0..count-1 of a container are first..first+count-1 on the host, which no user there may be or have been given.
 
-    first: int = 100_000
+    Users are given ranges from 100,000 on (login.defs), systemd takes up to 0x6fffffff and podman starts at 0x7fffffff.
+    """
+
+    first: int = 0x7000_0000
     count: int = 65_536
 
 
