@@ -24,7 +24,7 @@ _FREEZE, _THAW = 0xC0045877, 0xC0045878  # FIFREEZE, FITHAW: linux/fs.h
 BLOCK_BYTES = 4096
 ROOM_BYTES = 64 << 20  # of a disk that is being filled: written rather than allocated
 PIECE = b"\0" * (64 << 10)
-LET_GO_S = 0.5
+LET_GO_S = 5.0  # until the kernel has let go of a disk whose processes have all ended
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

@@ -97,16 +97,16 @@ class Target:
         """Group → processes, of the containers and build steps that run now; by name."""
         found: dict[str, list[int]] = {}
         for group in self._groups():
-            for directory in sorted(path for path in group.iterdir() if path.is_dir()):
+            for name in sorted(next(os.walk(group), ("", [], []))[1]):
+                directory = group / name
                 with suppress(OSError):  # it ends right now
                     if pids := [int(line) for file in directory.rglob("cgroup.procs") for line in file.read_text().split()]:
                         found[directory.name] = pids
         return found
 
     def _groups(self) -> list[Path]:
-        name = f"pilotlight-{self.settings.instance}"
         root = Path("/sys/fs/cgroup")
-        return [*(root / CONTROLLER).rglob(name)] or [*root.rglob(name)]
+        return groups_below(root / CONTROLLER, self.settings.instance) or groups_below(root, self.settings.instance)
 
     def kill(self, pids: Sequence[int]) -> None:
         """End processes of this platform at once, and wait until they are gone."""
@@ -203,6 +203,12 @@ def _shut_down(pidfd: int, fd: int) -> bool:
         stream.shutdown(socket.SHUT_RDWR)
         return True
     return False
+
+
+def groups_below(root: Path, instance: str) -> list[Path]:
+    """Control groups of a platform. Those of others come and go meanwhile: os.walk does not mind."""
+    name = f"pilotlight-{instance}"
+    return [Path(directory, name) for directory, below, _ in os.walk(root) if name in below]
 
 
 def free_address() -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from tests.chaos.target import Target
+from tests.chaos.target import Target, groups_below
 
 ALLOWED = 0.05  # more than before
 RSS_GRAIN_MIB = 2.0  # of a process; what a new interpreter takes differs by so much from start to start
@@ -23,7 +23,7 @@ def count(target: Target) -> dict[str, float]:
         "mounts": _mounts("self", marks),
         "mounts of the agent": _mounts(str(pids["node"]), marks),
         "namespaces": len({name for pid in _processes(marks) for name in _namespaces(pid)}),
-        "cgroups": sum(1 for path in Path("/sys/fs/cgroup").rglob(f"*{settings.instance}*") for _ in _directories(path)),
+        "cgroups": sum(1 for path in groups_below(Path("/sys/fs/cgroup"), settings.instance) for _ in os.walk(path)),
         "interfaces": sum(settings.instance in name for name in os.listdir("/sys/class/net")),  # noqa: PTH208 - names only
         "on the bridge": _entries(Path("/sys/class/net", settings.bridge_name, "brif")),
         "in the run directory": sum(1 for _ in settings.run_dir.rglob("*")),
@@ -63,10 +63,6 @@ def _namespaces(pid: int) -> list[str]:
     with suppress(OSError):
         return [str(entry.readlink()) for entry in Path(f"/proc/{pid}/ns").iterdir()]
     return []
-
-
-def _directories(path: Path) -> list[Path]:
-    return [path, *(inner for inner in path.rglob("*") if inner.is_dir())] if path.is_dir() else []
 
 
 def _entries(directory: Path) -> int:
