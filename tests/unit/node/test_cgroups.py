@@ -78,3 +78,10 @@ def test_the_parent_weighs_as_much_as_its_containers(tmp_path: Path, version: in
         groups.weigh(container, milli_cpu)
         seen.append((tmp_path / "pl" / file).read_text())
     assert seen == weights
+
+
+def test_what_the_paths_of_a_container_have_in_them() -> None:
+    group = Groups(
+        "pilotlight-1", {"memory": Place(1, Path("/m/own")), "pids": Place(2, Path("/u")), "cpu": Place(2, Path("/u"))}
+    ).of("ta-1")
+    assert group.endings == {"memory": "/pilotlight-1/ta-1", "": "/pilotlight-1/ta-1"}
