@@ -46,7 +46,7 @@ def running(state: Path | None) -> Generator[Platform, None, None]:
         at = ["--state", str(place)]
         was_running = place.exists() and is_running(place)
         if not was_running:
-            no_limit = clean_environment(PILOTLIGHT_WEB_RATE_LIMIT="0")
+            no_limit = clean_environment(PILOTLIGHT_WEB_RATE_LIMIT="0", PILOTLIGHT_RPC_RATE_LIMIT="0")
             run([PILOTLIGHT, "up", "--detach", *at, "--api", free_address(), "--web", free_address()], no_limit)
         try:
             yield Platform(place, clean_environment(**exported(run([PILOTLIGHT, "env", *at])), PYTHONPATH=str(REPOSITORY)))

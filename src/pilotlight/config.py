@@ -104,6 +104,7 @@ class Settings(BaseSettings):
     result_ttl_s: int = 7 * 24 * 3600
     gc_grace_s: int = 24 * 3600  # what nobody refers to is kept for so long after its last use
     image_ttl_s: int = 30 * 24 * 3600  # an image that nobody refers to is kept for so long after it was last asked for
+    rpc_rate_limit: int = 3000  # requests a second of one token, and of one connection; 0: no limit
     audit_ttl_s: int = 90 * 24 * 3600  # who changed what is known for so long
     oci_runtime: str = "crun"
     isolation: Literal["ordinary", "strict"] = "ordinary"  # strict: gVisor between functions and the machine's kernel

@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import gc
 import random
+import resource
 import signal
 import socket
 import sys
@@ -29,6 +30,8 @@ async def serve_server(settings: Settings, sockets: dict[str, socket.socket], re
     """The process that holds the state and decides."""
     from pilotlight.server import Server
 
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # a client may have a connection for each of its processes
     server = await Server.open(settings)
     # What waits is many small objects that live long: looking through them for cycles again and again would slow down what comes.
     gc.freeze()

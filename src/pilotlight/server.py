@@ -71,7 +71,7 @@ from pilotlight.objects import Objects
 from pilotlight.objects.keys import KeyFile, load_or_create_key
 from pilotlight.rpc.apps import AppHandlers
 from pilotlight.rpc.auditing import AuditObserver
-from pilotlight.rpc.authentication import NodeAuthenticator, TokenAuthenticator
+from pilotlight.rpc.authentication import NodeAuthenticator
 from pilotlight.rpc.blobs import BlobHandlers
 from pilotlight.rpc.calls import CallHandlers
 from pilotlight.rpc.control import ControlService
@@ -82,6 +82,7 @@ from pilotlight.rpc.framework import Service
 from pilotlight.rpc.functions import FunctionHandlers
 from pilotlight.rpc.image_names import ImageNameHandlers
 from pilotlight.rpc.images import ImageHandlers
+from pilotlight.rpc.listeners import public_listener, start
 from pilotlight.rpc.mounts import MountHandlers
 from pilotlight.rpc.network_file_systems import NetworkFileSystemHandlers
 from pilotlight.rpc.nodes import NodeService
@@ -101,8 +102,6 @@ from pilotlight.wire import platform_pb2
 from pilotlight.wire.frames import Listener
 from pilotlight.wire.listening import Server as GrpcServer
 from pilotlight.wire.tls import certificate_of
-
-BACKLOG = 1024  # connections that may wait to be accepted
 
 
 class Server:
@@ -372,10 +371,9 @@ class Server:
     async def listen(self, api: socket.socket, inner: socket.socket, nodes: socket.socket, edges: socket.socket) -> None:
         """Serve clients on `api`, containers and our own processes on `inner`, the streams of nodes and of edges on theirs."""
         handlers = self.handlers()
-        observer = AuditObserver(self.audit)
-        public = Service(handlers, TokenAuthenticator(self.tokens, self.edge), observer=observer)
+        public = public_listener(handlers, self.tokens, self.edge, self.audit, self.settings.rpc_rate_limit)
         from_node = NodeAuthenticator(self.node_token, lambda task_id: self.tasks.get(task_id) is not None)
-        for_tasks = Service(handlers, from_node, Guard(self.permissions, self.settings.workspace), observer)
+        for_tasks = Service(handlers, from_node, Guard(self.permissions, self.settings.workspace), AuditObserver(self.audit))
         service = NodeService(
             recovery=self.recovery,
             tasks=self.tasks,
@@ -401,10 +399,9 @@ class Server:
             self.backups,
         )
         control = ControlService(*use_cases)
-        listeners = [GrpcServer([public]), GrpcServer([for_tasks, control])]
-        certificate = certificate_of(self.settings)
-        await listeners[0].start(sock=api, backlog=BACKLOG, ssl=certificate.context("h2") if certificate else None)
-        await listeners[1].start(sock=inner, backlog=BACKLOG)
+        listeners = [public, GrpcServer([for_tasks, control])]
+        await start(listeners[0], api, certificate_of(self.settings))
+        await start(listeners[1], inner)
         self._listeners = listeners
         edge_service = EdgeService(web=self.web, tunnels=self.tunnels, recovery=self.recovery, node_token=self.node_token)
         node_listener = Listener(platform_pb2.FromNode, service.serve)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import time
 from collections.abc import Iterable
 from datetime import datetime
@@ -50,7 +51,7 @@ def audit(*, since: float, limit: int, as_json: bool, follow: bool, state: Path 
     """
     settings = running_settings(settings_for(state))
     events = _events(settings, since=since, limit=limit)
-    if as_json or follow:
+    if as_json or follow or not sys.stdout.isatty():
         _print(events, as_json=as_json)
     else:
         rows = [(moment(e.at), _who(e), e.address, e.action, e.object, e.outcome) for e in events]

@@ -81,6 +81,10 @@ class Tokens:
             raise errors.NotFound(f"There is no token {token_id}. `pilotlight token list` shows those there are.")
         return self._tokens[token_id]
 
+    def is_known(self, token_id: str) -> bool:
+        """Whether there is, or was, such a token."""
+        return token_id in self._tokens
+
     def name_of(self, token_id: str) -> str:
         """What people call a token: its name, or its id where it has none."""
         token = self._tokens.get(token_id)

@@ -4,14 +4,19 @@ What a request claims beyond that (client type and version, idempotency key) is 
 """
 
 import hmac
+import time
 from collections.abc import Callable, Mapping
 
+from grpclib import Status
 from modal_proto import api_pb2
 
+from pilotlight.control.audit import Audit
 from pilotlight.control.tokens import Tokens
 from pilotlight.core import errors
+from pilotlight.core.audit import SIGN_IN
 from pilotlight.core.ids import TaskId
 from pilotlight.core.reach import Edge
+from pilotlight.core.sign_ins import SignIns
 from pilotlight.core.versions import is_older
 from pilotlight.rpc.framework import Caller
 from pilotlight.wire.listening import AUTHORITY, PEER
@@ -37,15 +42,36 @@ def check_node_token(given: str, node_token: bytes) -> None:
 class TokenAuthenticator:
     """For the public listener: a valid token with every request."""
 
-    def __init__(self, tokens: Tokens, edge: Edge) -> None:
+    def __init__(self, tokens: Tokens, edge: Edge, audit: Audit | None = None, now: Callable[[], float] = time.monotonic) -> None:
         self._tokens = tokens
         self._edge = edge
+        self._audit = audit
+        self._now = now
+        self._sign_ins = SignIns()
 
     def __call__(self, metadata: Mapping[str, str]) -> Caller:
         token_id = str(metadata.get("x-modal-token-id", ""))
         address = str(metadata.get(PEER, ""))
-        self._tokens.verify(token_id, str(metadata.get("x-modal-token-secret", "")))
+        self._verify(token_id, str(metadata.get("x-modal-token-secret", "")), address)
         return _caller(metadata, token_id, None, self._edge.url_for(str(metadata.get(AUTHORITY, ""))), address)
+
+    def _verify(self, token_id: str, secret: str, address: str) -> None:
+        if wait_s := self._sign_ins.wait_s(address, token_id, self._now()):
+            raise errors.OverLimit(
+                f"Too many requests from {address} came with tokens that are not of this platform. It is looked at again in "
+                f"{wait_s:.0f} s. Clients at that address which were signed in before are not concerned."
+            )
+        try:
+            self._tokens.verify(token_id, secret)
+        except errors.BadCredentials:
+            if address:
+                self._sign_ins.failed(address, self._now())
+            if self._audit is not None:
+                about = token_id if self._tokens.is_known(token_id) else ""  # else it could be anything, even a secret
+                outcome = Status.UNAUTHENTICATED.name
+                self._audit.record(actor="", address=address, action=SIGN_IN, about=about, outcome=outcome)
+            raise
+        self._sign_ins.succeeded(address, token_id)
 
 
 class NodeAuthenticator:

@@ -20,7 +20,9 @@ from modal_proto import api_pb2
 
 from pilotlight.core import errors
 from pilotlight.core.ids import TaskId
+from pilotlight.core.rates import Paces
 from pilotlight.rpc.features import feature_of
+from pilotlight.wire.listening import watch_of
 
 log = structlog.get_logger()
 
@@ -114,8 +116,10 @@ class Service:
         authenticate: Authenticator,
         guard: Guard | None = None,
         observer: Observer | None = None,
+        paces: Paces | None = None,
     ) -> None:
         self._authenticate = authenticate
+        self._paces = paces
         self._guard = guard
         self._observer = observer
         self._handlers: dict[str, Callable[..., Any]] = {}
@@ -148,9 +152,9 @@ class Service:
             run = self._observer.observe(name, run)
 
         async def serve(stream: Any) -> None:
+            caller = self._accept(stream, name)
             request = await stream.recv_message()
             try:
-                caller = self._authenticate(stream.metadata)
                 admitted = await self._admit(name, caller, request)
                 reply = await run(caller, request)
                 if admitted is not None and self._guard is not None:
@@ -163,9 +167,9 @@ class Service:
 
     def _stream(self, name: str, run: Callable[[Caller, Message], AsyncGenerator[Message]]) -> Callable[[Any], Awaitable[None]]:
         async def serve(stream: Any) -> None:
+            caller = self._accept(stream, name)
             request = await stream.recv_message()
             try:
-                caller = self._authenticate(stream.metadata)
                 await self._admit(name, caller, request)
                 replies = run(caller, request)
                 try:
@@ -177,6 +181,18 @@ class Service:
                 raise _to_grpc(error, name) from None
 
         return serve
+
+    def _accept(self, stream: Any, name: str) -> Caller:
+        """Who asks: known before anything of the request is read, but what came with its head."""
+        try:
+            caller = self._authenticate(stream.metadata)
+        except errors.PilotlightError as error:
+            raise _to_grpc(error, name) from None
+        if (watch := watch_of(stream)) is not None:
+            watch.proved()
+            if self._paces is not None and (ahead_s := self._paces.take(caller.token_id)):
+                watch.hold(ahead_s)
+        return caller
 
     async def _admit(self, name: str, caller: Caller, request: Message) -> Any:
         if caller.task_id is None:
@@ -192,9 +208,9 @@ class Service:
 
     def _refuse(self, name: str) -> Callable[[Any], Awaitable[None]]:
         async def serve(stream: Any) -> None:
+            self._accept(stream, name)
             await stream.recv_message()
             try:
-                self._authenticate(stream.metadata)
                 raise errors.NotBuilt(
                     f"{name} is not built yet in Pilotlight: {feature_of(name)}. docs/compatibility.md lists what there is."
                 )

@@ -14,6 +14,8 @@ from pilotlight.supervisor.addresses import Address, holder_of, is_listening, pa
 from pilotlight.wire.tls import certificate_of
 
 BACKLOG = 1024
+KEEPALIVE_S = 60  # of silence on a connection, before its other end is asked whether it is there
+KEEPALIVE_AGAIN_S, KEEPALIVE_TIMES = 15, 4  # then it is closed
 IP_FREEBIND = 15  # linux/in.h; the socket module does not name it
 
 Listeners = dict[str, socket.socket]
@@ -41,6 +43,10 @@ def listen_tcp(address: Address, option: str, *, freebind: bool = False, shared:
     listener = socket.socket(socket.AF_INET6 if address.is_ipv6 else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # inherited too, and the next three
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_S)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_AGAIN_S)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_TIMES)
     if shared:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     if freebind:

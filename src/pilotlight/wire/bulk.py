@@ -8,20 +8,36 @@ Invariant: the windows of flow control stand as if the library had sent the fram
 """
 
 import struct
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from grpclib.protocol import Stream
+from grpclib import GRPCError, Status
+from grpclib.protocol import Connection, Stream
 from hyperframe.frame import Frame
 
 LARGE_BYTES = 64 * 1024  # a message below is left to the library
 BURST_BYTES = 512 * 1024  # in one write
 FRAME_BYTES = 256 * 1024  # what we let the other end send in one frame
+MAX_MESSAGE_BYTES = 128 << 20  # an entry of a dict may have 100 MiB
+MAX_UNDERWAY_BYTES = 1 << 30  # of large messages of one connection, on their way in, or waiting to be taken
+_underway: WeakKeyDictionary[Connection, int] = WeakKeyDictionary()  # bytes of large messages, by connection
 _DATA = b"\x00\x00"  # type of frame, no flags
 _HEADER = struct.Struct("!BH2sI")  # 24 bits of length, type and flags, id of the stream
 
 
 class BulkStream(Stream):
-    """A stream that sends large messages in bursts."""
+    """A stream that sends large messages in bursts, and takes none that are too large."""
+
+    async def recv_data(self, size: int) -> bytes:
+        """As the library's, which asks for a message by its announced size. Raises RESOURCE_EXHAUSTED."""
+        if size > MAX_MESSAGE_BYTES:
+            most = f"{MAX_MESSAGE_BYTES >> 20} MiB"
+            raise GRPCError(
+                Status.RESOURCE_EXHAUSTED, f"A message of {size >> 20} MiB was announced; Pilotlight takes up to {most} in one."
+            )
+        return await super().recv_data(size)
 
     async def send_data(self, data: bytes, end_stream: bool = False) -> None:
         """As the library's; a message that ends the stream, and the last frame of any, are its own."""
@@ -51,6 +67,41 @@ class BulkStream(Stream):
             h2.outbound_flow_control_window -= size
             sent += size
             self.connection.data_send_process()
+
+
+class CarefulStream(BulkStream):
+    """One of a client that is a stranger: its connection has only so much on the way, in or out."""
+
+    async def recv_data(self, size: int) -> bytes:
+        """As of BulkStream."""
+        if size < LARGE_BYTES or size > MAX_MESSAGE_BYTES:
+            return await super().recv_data(size)
+        with self._underway(size):
+            return await super().recv_data(size)
+
+    async def send_data(self, data: bytes, end_stream: bool = False) -> None:
+        """As of BulkStream; raises RESOURCE_EXHAUSTED too."""
+        if len(data) < LARGE_BYTES:
+            await super().send_data(data, end_stream)
+            return
+        with self._underway(len(data)):
+            await super().send_data(data, end_stream)
+
+    @contextmanager
+    def _underway(self, size: int) -> Generator[None]:
+        underway = _underway.get(self.connection, 0) + size
+        if underway > MAX_UNDERWAY_BYTES:
+            most = f"{MAX_UNDERWAY_BYTES >> 20} MiB"
+            raise GRPCError(
+                Status.RESOURCE_EXHAUSTED,
+                f"Large messages of this connection that are on their way would have more than {most} together: "
+                "send, or fetch, fewer at once.",
+            )
+        _underway[self.connection] = underway
+        try:
+            yield
+        finally:
+            _underway[self.connection] -= size
 
 
 def _frames(data: memoryview, stream_id: int, frame_bytes: int) -> list[bytes | memoryview]:

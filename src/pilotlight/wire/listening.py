@@ -13,9 +13,11 @@ from grpclib.encoding.base import CodecBase, StatusDetailsCodecBase
 from grpclib.server import Server as GrpclibServer
 from h2.settings import SettingCodes
 
-from pilotlight.wire.bulk import FRAME_BYTES, BulkStream
+from pilotlight.wire.bulk import FRAME_BYTES, BulkStream, CarefulStream
 from pilotlight.wire.corked import Corked
+from pilotlight.wire.patience import Patience, Watch
 from pilotlight.wire.status import StatusDetails
+from pilotlight.wire.stream_count import StreamCount
 
 if TYPE_CHECKING:
     from grpclib._typing import IServable
@@ -33,6 +35,11 @@ CONFIGURATION = Configuration(
     http2_connection_window_size=CONNECTION_WINDOW_BYTES,
     http2_stream_window_size=STREAM_WINDOW_BYTES,
 )
+
+
+def watch_of(stream: Any) -> Watch | None:
+    """Who watches the connection of a request, on a listener with patience."""
+    return getattr(stream._stream.connection, "watch", None)
 
 
 class _Found(dict[str, Handler]):
@@ -56,7 +63,7 @@ class Server(GrpclibServer):
     """A grpclib server that allows many streams on each connection.
 
     `find_handler` is asked once for each method that somebody calls, by its path; None: there is no such method. Connections above
-    `most_connections` (0: any number) are closed as they come.
+    `most_connections` (0: any number) are closed as they come. `patience`: clients are strangers, who may do only so much.
     """
 
     def __init__(
@@ -67,6 +74,7 @@ class Server(GrpclibServer):
         status_details_codec: StatusDetailsCodecBase | None = None,
         find_handler: Callable[[str], Handler | None] | None = None,
         most_connections: int = 0,
+        patience: Patience | None = None,
     ) -> None:
         # Left to itself, grpclib drops details unless a package of Google's is there.
         details_codec = status_details_codec or StatusDetails()
@@ -74,6 +82,7 @@ class Server(GrpclibServer):
         if find_handler is not None:
             self._mapping = _Found(find_handler)
         self._most_connections = most_connections
+        self._patience = patience
         self._transports: set[Any] = set()
 
     def abort(self) -> None:
@@ -90,14 +99,25 @@ class Server(GrpclibServer):
         def accept_with_authority(stream: Any, headers: Any, release_stream: Any) -> None:
             authority = next((value for name, value in headers if name == ":authority"), "")
             kept = [header for header in headers if header[0] not in OURS]
+            if watch is not None:
+                watch.requested()
             accept(stream, [*kept, (AUTHORITY, authority), (PEER, peer)], release_stream)
 
         protocol.handler.accept = accept_with_authority
         made: list[Any] = []
         peer = ""
+        watch: Watch | None = None
+        feed = protocol.data_received
+
+        def data_received(data: bytes) -> None:
+            (feed if watch is None else watch.data_received)(data)
+
+        def ping(data: bytes) -> None:
+            protocol.connection._connection.ping(data)  # pyright: ignore[reportPrivateUsage]
+            protocol.connection.flush()
 
         def with_many_streams(bare: Any) -> None:
-            nonlocal peer
+            nonlocal peer, watch
             if self._most_connections and len(self._transports) >= self._most_connections:
                 bare.abort()
                 return
@@ -110,13 +130,21 @@ class Server(GrpclibServer):
             h2_connection = protocol.connection._connection  # pyright: ignore[reportPrivateUsage]
             ours = {SettingCodes.MAX_CONCURRENT_STREAMS: STREAMS_PER_CONNECTION, SettingCodes.MAX_FRAME_SIZE: FRAME_BYTES}
             h2_connection.update_settings(ours)
-            protocol.connection.create_stream = partial(BulkStream, protocol.connection, h2_connection, transport)
+            h2_connection._open_streams = StreamCount(h2_connection, STREAMS_PER_CONNECTION)
+            kind = BulkStream
+            if self._patience is not None:
+                kind, is_choked = CarefulStream, lambda: not protocol.connection.write_ready.is_set()
+                watch = protocol.connection.watch = Watch(self._patience, transport, feed, ping, is_choked)
+            protocol.connection.create_stream = partial(kind, protocol.connection, h2_connection, transport)
             protocol.connection.flush()
 
         def forget(error: BaseException | None) -> None:
             self._transports.difference_update(made)
+            if watch is not None:
+                watch.close()
             if made:
                 connection_lost(error)
 
         protocol.connection_made, protocol.connection_lost = with_many_streams, forget
+        protocol.data_received = data_received
         return protocol
