@@ -11,18 +11,20 @@ import os
 import signal
 import subprocess
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from pilotlight.core.containers import Bind, ContainerSpec, Recipe
-from pilotlight.node import bundle, kernel_shares, seccomp, verifier
+from pilotlight.core.errors import NotIsolated
+from pilotlight.node import bundle, kernel_shares, observed, seccomp, verifier
 from pilotlight.node.setup import Setup, Started
 from pilotlight.node.templates import confinement
 from pilotlight.node.templates.channel import Channel, TemplateFault
 from pilotlight.node.templates.usher import Usher
+from pilotlight.node.tracing import Held
 
 log = structlog.get_logger()
 
@@ -95,6 +97,7 @@ class Template:
             if ready.get("threads") != 1:
                 raise TemplateFault(f"What it imported began {ready.get('threads')} threads, which no fork has.")
             self.loaded = Loaded(_names(ready.get("read")), _reasons(ready.get("failed")), float(ready.get("took_ms") or 0))
+            self._look()
             self._usher = Usher(self.started.pid, str(self.started.directory))
         except BaseException:
             if said := self._said():
@@ -112,12 +115,37 @@ class Template:
         with setup.stage.private():
             document = _confined(bundle.config(setup.furnish(spec, started)))
             setup.create(started, document, subprocess.DEVNULL, subprocess.DEVNULL)
-        setup.call_runtime(started, "start", started.container_id)
+        with Held(started.pid, follow_exec=True) as held:
+            setup.call_runtime(started, "start", started.container_id)
+            if not held.until_exec():
+                raise TemplateFault("Its init ended at once.")
+            setup.admission.admit(started.container_id, held, self._expected(), started.group)
         self.user_namespace = Path(f"/proc/{started.pid}/ns/user").stat().st_ino
         # As the kernel's list of mappings names them: the overlay, or before Linux 6.8 what is below it.
         places = {Path(f"/proc/{started.pid}/root").stat().st_dev, *(layer.stat().st_dev for layer in spec.layers)}
         self.devices = frozenset(f"{os.major(place):02x}:{os.minor(place):02x}" for place in places)
         self._process = document["process"]
+
+    def _expected(self) -> verifier.Expected:
+        """What its processes must be when they are looked at from outside: a container, but for what `confinement` lists."""
+        expected = self._setup.expected(self.started)
+        unmasked = tuple(mount for mount in expected.mounts if mount.point not in (*bundle.MASKED, *bundle.READ_ONLY))
+        return replace(
+            expected,
+            mounts=unmasked,
+            filters=(confinement.program(),),
+            bounding=frozenset(confinement.CAPABILITIES),
+            read_from=self.devices,
+        )
+
+    def _look(self) -> None:
+        """Look at the interpreter once it has imported everything: what it is now, its children begin with. Raises NotIsolated."""
+        expected = replace(self._expected(), program=None, from_runtime=False)
+        with Held(self.pid) as held:
+            held.stop()
+            seen = observed.observe(self.pid, held=held, memory=True)
+            if found := verifier.faults(seen, expected):
+                raise NotIsolated(f"A template is not isolated as it should be: {'; '.join(found)}.", faults=tuple(found))
 
     def _begin(self) -> None:
         """Start the interpreter."""
