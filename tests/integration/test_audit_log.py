@@ -8,6 +8,7 @@ from pathlib import Path
 import modal
 import pytest
 from click.testing import CliRunner
+from grpclib import Status
 from grpclib.client import Channel
 from grpclib.exceptions import GRPCError
 from modal_proto import api_pb2
@@ -16,7 +17,8 @@ from platform_in_process import Platform
 
 from pilotlight.cli import main
 from pilotlight.control.audit import SAME_WITHIN_S, Audit
-from pilotlight.core.audit import Event
+from pilotlight.core.audit import SIGN_IN, Event
+from pilotlight.core.sign_ins import MAX_FAILURES
 from pilotlight.store.database import Database, open_engine
 from pilotlight.store.schema import migrate
 
@@ -149,3 +151,34 @@ def test_old_events_go_and_so_do_those_beyond_the_limit(tmp_path: Path, monkeypa
         assert [event.object for event in await audit.events(since=0.0, after_id=0, limit=10)] == ["ap-5"]
 
     within(tmp_path, scenario)
+
+
+def test_wrong_tokens_are_written_down_and_have_to_wait_while_who_works_goes_on() -> None:
+    platform = Platform()
+    platform.start()
+
+    async def sign_in() -> None:
+        host, _, port = platform.settings.api.rpartition(":")
+        good = dict(zip(("x-modal-token-id", "x-modal-token-secret"), platform.token, strict=True))
+        async with Channel(host, int(port)) as channel:
+            client = ModalClientStub(channel)
+            await client.AppList(api_pb2.AppListRequest(), metadata=good)
+            said: list[tuple[Status, str]] = []
+            for number in range(MAX_FAILURES + 2):
+                bad = {"x-modal-token-id": "as-hunter2", "x-modal-token-secret": f"as-{number}"}
+                with pytest.raises(GRPCError) as refused:
+                    await client.AppList(api_pb2.AppListRequest(), metadata=bad)
+                said.append((refused.value.status, refused.value.message or ""))
+            assert {status for status, _ in said[:MAX_FAILURES]} == {Status.UNAUTHENTICATED}
+            assert {status for status, _ in said[MAX_FAILURES:]} == {Status.RESOURCE_EXHAUSTED}
+            assert "127.0.0.1" in said[-1][1] and "looked at again in" in said[-1][1]
+            await client.AppList(api_pb2.AppListRequest(), metadata=good)
+
+    try:
+        asyncio.run(sign_in())
+        found = [event for event in events(platform) if event.action == SIGN_IN]
+        assert [(event.actor, event.address, event.object, event.outcome) for event in found] == [
+            ("", "127.0.0.1", "", "UNAUTHENTICATED")
+        ]
+    finally:
+        platform.stop()
