@@ -15,7 +15,7 @@ import io, os, signal
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
 import modal
 from modal import volume as library
-volume = modal.Volume.from_name("killed", create_if_missing=True, version=2).hydrate()
+volume = modal.Volume.from_name(f"killed-{os.getpid()}", create_if_missing=True, version=2).hydrate()
 original = library._put_missing_blocks
 async def put_and_tell(*arguments, **named):
     await original(*arguments, **named)
