@@ -32,6 +32,9 @@ T = TypeVar("T")
 MAX_FORKS = 5_000  # of one template, before a new one takes its place
 MAX_AGE_S = 6 * 3600.0
 SPARES = 1  # children of each template that wait for what they become
+MOST_SPARES = 8  # of one after a burst
+BURST_S = 1.0  # starts within this time are one
+BURSTS_KEPT_S = 60.0  # so long after a burst as many are ready for the next one
 REFILL_AFTER_S = 0.05  # the processors are the new container's first
 MAX_IDLE_S = 12 * 3600.0  # an image of which nobody starts anything may go, and its layers with it
 RETRY_S = 5.0  # after a template failed, before its recipe is tried again; doubles each time
@@ -50,6 +53,9 @@ class Kept:
     opening: "asyncio.Task[None] | None" = None
     spares: deque[Spare] = field(default_factory=deque[Spare])
     making: int = 0
+    taken: deque[float] = field(default_factory=lambda: deque[float](maxlen=MOST_SPARES))  # when the last ones were
+    burst: int = 0
+    burst_at: float = 0.0
     forks: int = 0
     faults: int = 0
     failures: int = 0
@@ -209,6 +215,8 @@ class Keeper:
         self._refill(kept)
         self._make_room(kept)
         self.on_change(self.states())
+        if kept.recipe.modules != recipe.modules and not self._is_closing:  # something was learned meanwhile
+            kept.opening = self._spawn(self._open(kept))
         await self._remember()
 
     async def _remember(self) -> None:
@@ -246,15 +254,29 @@ class Keeper:
 
     def _given(self, kept: Kept, spare: Spare) -> Spare:
         kept.forks += 1
+        now = self._clock()
+        kept.taken.append(now)
+        size = sum(now - at <= BURST_S for at in kept.taken)
+        if size >= kept.burst or now - kept.burst_at > BURSTS_KEPT_S:
+            kept.burst, kept.burst_at = size, now
         self._children[id(spare.template)] = self._children.get(id(spare.template), 0) + 1
         return spare
 
     async def _refill_later(self, kept: Kept) -> None:
         await asyncio.sleep(REFILL_AFTER_S)
         self._refill(kept)
+        if len(kept.spares) + kept.making > SPARES:
+            asyncio.get_running_loop().call_later(BURSTS_KEPT_S + BURST_S, self._trim, kept)
+
+    def _trim(self, kept: Kept) -> None:
+        """No burst came again: what waited for it goes."""
+        if self._clock() - kept.burst_at > BURSTS_KEPT_S:
+            while len(kept.spares) > SPARES:
+                self._spawn(self._making.discard(kept.spares.pop()))
 
     def _refill(self, kept: Kept) -> None:
-        missing = SPARES - len(kept.spares) - kept.making
+        wanted = kept.burst if self._clock() - kept.burst_at <= BURSTS_KEPT_S else 0
+        missing = max(SPARES, wanted) - len(kept.spares) - kept.making
         for _ in range(missing):
             if kept.template is not None and not self._is_closing:
                 kept.making += 1

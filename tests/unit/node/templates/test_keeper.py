@@ -11,7 +11,7 @@ import pytest
 from pilotlight.core.containers import ContainerSpec, Recipe
 from pilotlight.core.errors import NotIsolated
 from pilotlight.node.templates.channel import TemplateFault
-from pilotlight.node.templates.keeper import MAX_FAULTS, MAX_FORKS, MAX_IDLE_S, RETRY_S, Keeper
+from pilotlight.node.templates.keeper import BURSTS_KEPT_S, MAX_FAULTS, MAX_FORKS, MAX_IDLE_S, MOST_SPARES, RETRY_S, Keeper
 
 T = TypeVar("T")
 ARGS = ("python", "-m", "modal._container_entrypoint")
@@ -25,9 +25,12 @@ class Made:
         self.said: list[str] = []
         self.memory_mib = 30
         self.broken = ""
+        self.may_begin = asyncio.Event()
+        self.may_begin.set()
 
     async def template(self, recipe: Recipe, number: int) -> Any:
         self.said.append(f"template {number}")
+        await self.may_begin.wait()
         if self.broken == "template":
             raise TemplateFault("It ended.")
         template = SimpleNamespace(
@@ -104,6 +107,27 @@ def test_a_burst_forks_more_than_there_are_spares() -> None:
         bench = Bench()
         await bench.ready(spec())
         assert None not in await asyncio.gather(*(bench.keeper.take(spec()) for _ in range(10)))
+
+    run(check())
+
+
+def test_after_a_burst_as_many_wait_for_the_next_for_a_while() -> None:
+    async def check() -> None:
+        bench = Bench()
+        await bench.ready(spec())
+        for spare in [await bench.keeper.take(spec()) for _ in range(20)]:
+            assert spare is not None
+            bench.keeper.began(spare)
+        await bench.rest()
+        before = len(bench.made.said)
+        assert None not in [await bench.keeper.take(spec()) for _ in range(MOST_SPARES)]
+        assert len(bench.made.said) == before  # nobody had to be forked
+        bench.now += BURSTS_KEPT_S + 1
+        spare = await bench.keeper.take(spec())
+        assert spare is not None
+        bench.keeper.began(spare)
+        await bench.rest()
+        assert bench.made.said[before:] == ["spare of 1"] * 2
 
     run(check())
 
@@ -266,6 +290,25 @@ def test_what_containers_import_is_in_the_next_template() -> None:
         assert spare is not None
         assert spare.template.recipe.modules == ("numpy", "numpy.linalg")
         assert not bench.keeper.learn(recipe, ["numpy"])
+
+    run(check())
+
+
+def test_what_is_learned_while_a_template_begins_is_in_the_one_after_it() -> None:
+    async def check() -> None:
+        bench = Bench()
+        recipe = spec().recipe
+        assert recipe is not None
+        bench.made.may_begin.clear()
+        assert await bench.keeper.take(spec()) is None
+        await asyncio.sleep(0)
+        assert bench.made.said == ["template 1"]
+        assert bench.keeper.learn(recipe, ["numpy"])
+        bench.made.may_begin.set()
+        await bench.rest()
+        spare = await bench.keeper.take(spec())
+        assert spare is not None
+        assert spare.template.recipe.modules == ("numpy",)
 
     run(check())
 
