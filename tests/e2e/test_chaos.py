@@ -8,6 +8,7 @@ from conftest import Platform
 
 from tests.chaos import schedule, verdict
 from tests.chaos.campaign import campaign
+from tests.chaos.program import APP
 from tests.chaos.schedule import Kind
 from tests.chaos.target import Target
 
@@ -26,3 +27,4 @@ def test_nothing_is_lost_in_a_short_campaign(platform: Platform, tmp_path: Path,
     report = campaign(target, events, seed=SEED, minutes=1.0, directory=tmp_path, say=said.append, roles=ROLES, count_traces=False)
     assert report.is_good, "\n".join(itertools.chain(said, [verdict.table(report.tally)], report.tally.guilty))
     assert report.kills >= KILLS - 2 and report.tally.total("right") > 10, said
+    platform.modal("app", "stop", APP, "--yes")
