@@ -51,4 +51,4 @@ def save(path: Path, recipes: Iterable[Recipe]) -> None:
 
 def _recipe(entry: dict[str, Any]) -> Recipe:
     env = {str(name): str(value) for name, value in entry["env"].items()}
-    return Recipe(tuple(map(Path, entry["layers"])), tuple(entry["args"]), env, tuple(entry["modules"]), str(entry["name"]))
+    return Recipe(tuple(map(Path, entry["layers"])), tuple(entry["args"]), env, tuple(entry["modules"]), str(entry.get("name", "")))
