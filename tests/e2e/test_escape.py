@@ -257,11 +257,12 @@ FLOODS = (
         "connections",
         "gateway_connections",
         "gateway_nonsense",
+        "gateway_messages",
         "lines",
         "one_line",
     ),
 )
-BOUNDED = set(FLOODS) - {"memory", "depth", "pipes", "connections", "gateway_nonsense", "lines", "one_line"}
+BOUNDED = set(FLOODS) - {"memory", "depth", "pipes", "connections", "gateway_nonsense", "gateway_messages", "lines", "one_line"}
 ANSWER_S, START_S = 30.0, 45.0
 GROWTH_MIB = 400
 

@@ -22,7 +22,8 @@ from pilotlight.wire.listening import Server
 from pilotlight.wire.raw import RawCodec, RawStatusDetails, leading_string
 
 HEARTBEAT_HOLD_S = 14.5  # the client gives up after 15.1 s and sleeps what is left of 15
-MOST_CONNECTIONS = 256  # of one container: each takes a descriptor of ours, and all containers live of the same
+MOST_UNDERWAY_BYTES = 256 << 20  # of messages from one container, as they come
+MOST_CONNECTIONS = 64  # of one container: each takes a descriptor of ours, and all containers live of the same
 EMPTY = b""
 _METHOD_PREFIX = f"/{SERVICE.full_name}/"
 _CALL_ID = api_pb2.FunctionCallPutDataRequest.DESCRIPTOR.fields_by_name["function_call_id"].number
@@ -91,6 +92,7 @@ class Gateway:
             status_details_codec=RawStatusDetails(),
             find_handler=self._find_handler,
             most_connections=MOST_CONNECTIONS,
+            most_underway_bytes=MOST_UNDERWAY_BYTES,
         )
         # What is answered here; all else is passed on to the server.
         self._own: dict[str, Callable[[Any], Awaitable[None]]] = {

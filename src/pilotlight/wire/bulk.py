@@ -19,6 +19,7 @@ from hyperframe.frame import Frame
 
 LARGE_BYTES = 64 * 1024  # a message below is left to the library
 BURST_BYTES = 512 * 1024  # in one write
+COUNTED_BYTES = 4 * 1024  # a message below is not counted by those who count
 FRAME_BYTES = 256 * 1024  # what we let the other end send in one frame
 MAX_MESSAGE_BYTES = 128 << 20  # an entry of a dict may have 100 MiB
 MAX_UNDERWAY_BYTES = 1 << 30  # of large messages of one connection, on their way in, or waiting to be taken
@@ -102,6 +103,43 @@ class CarefulStream(BulkStream):
             yield
         finally:
             _underway[self.connection] -= size
+
+
+class Underway:
+    """How much of messages that are coming in one listener holds, over all connections, and may."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._bytes = 0
+
+    @contextmanager
+    def take(self, size: int) -> Generator[None]:
+        """Count a message while it comes; raises RESOURCE_EXHAUSTED."""
+        if self._bytes + size > self._most_bytes:
+            most = f"{self._most_bytes >> 20} MiB"
+            raise GRPCError(
+                Status.RESOURCE_EXHAUSTED, f"More than {most} of messages are on their way from here: send fewer at once."
+            )
+        self._bytes += size
+        try:
+            yield
+        finally:
+            self._bytes -= size
+
+
+class CountedStream(BulkStream):
+    """One of a listener whose clients are together one stranger."""
+
+    def __init__(self, underway: Underway, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._counted = underway
+
+    async def recv_data(self, size: int) -> bytes:
+        """As of BulkStream. Small messages, which are most, aren't counted."""
+        if size < COUNTED_BYTES or size > MAX_MESSAGE_BYTES:
+            return await super().recv_data(size)
+        with self._counted.take(size):
+            return await super().recv_data(size)
 
 
 def _frames(data: memoryview, stream_id: int, frame_bytes: int) -> list[bytes | memoryview]:

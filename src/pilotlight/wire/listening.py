@@ -13,7 +13,7 @@ from grpclib.encoding.base import CodecBase, StatusDetailsCodecBase
 from grpclib.server import Server as GrpclibServer
 from h2.settings import SettingCodes
 
-from pilotlight.wire.bulk import FRAME_BYTES, BulkStream, CarefulStream
+from pilotlight.wire.bulk import FRAME_BYTES, BulkStream, CarefulStream, CountedStream, Underway
 from pilotlight.wire.corked import Corked
 from pilotlight.wire.patience import Patience, Watch
 from pilotlight.wire.status import StatusDetails
@@ -64,6 +64,7 @@ class Server(GrpclibServer):
 
     `find_handler` is asked once for each method that somebody calls, by its path; None: there is no such method. Connections above
     `most_connections` (0: any number) are closed as they come. `patience`: clients are strangers, who may do only so much.
+    `most_underway_bytes` (0: any number): of messages that come in at a time, over all connections.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Server(GrpclibServer):
         find_handler: Callable[[str], Handler | None] | None = None,
         most_connections: int = 0,
         patience: Patience | None = None,
+        most_underway_bytes: int = 0,
     ) -> None:
         # Left to itself, grpclib drops details unless a package of Google's is there.
         details_codec = status_details_codec or StatusDetails()
@@ -83,6 +85,7 @@ class Server(GrpclibServer):
             self._mapping = _Found(find_handler)
         self._most_connections = most_connections
         self._patience = patience
+        self._underway = Underway(most_underway_bytes) if most_underway_bytes else None
         self._transports: set[Any] = set()
 
     def abort(self) -> None:
@@ -131,7 +134,7 @@ class Server(GrpclibServer):
             ours = {SettingCodes.MAX_CONCURRENT_STREAMS: STREAMS_PER_CONNECTION, SettingCodes.MAX_FRAME_SIZE: FRAME_BYTES}
             h2_connection.update_settings(ours)
             h2_connection._open_streams = StreamCount(h2_connection, STREAMS_PER_CONNECTION)
-            kind = BulkStream
+            kind: Any = BulkStream if self._underway is None else partial(CountedStream, self._underway)
             if self._patience is not None:
                 kind, is_choked = CarefulStream, lambda: not protocol.connection.write_ready.is_set()
                 watch = protocol.connection.watch = Watch(self._patience, transport, feed, ping, is_choked)

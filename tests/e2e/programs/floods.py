@@ -232,6 +232,54 @@ def gateway_nonsense() -> str:
 
 
 @flood
+def gateway_messages() -> str:
+    """Eight messages of 100 MiB, none of which is ever ended."""
+    sys.path.append("/pkg")
+    import h2.config
+    import h2.connection
+    import h2.exceptions
+
+    size, piece = 100 << 20, b"x" * 16_384
+    door = socket.socket(socket.AF_UNIX)
+    door.connect(GATEWAY)
+    speaker = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+    speaker.initiate_connection()
+    left: dict[int, int] = {}
+    ending = time.monotonic() + 30
+    with suppress(OSError, EOFError, h2.exceptions.ProtocolError):
+        while time.monotonic() < ending and (len(left) < 8 or any(left.values())):
+            if len(left) < 8:
+                number = speaker.get_next_available_stream_id()
+                path = "/modal.client.ModalClient/FunctionPutOutputs"
+                headers = {
+                    ":method": "POST",
+                    ":scheme": "http",
+                    ":path": path,
+                    ":authority": "x",
+                    "content-type": "application/grpc",
+                }
+                speaker.send_headers(number, [*headers.items(), ("te", "trailers")])
+                speaker.send_data(number, b"\0" + struct.pack("!I", size))
+                left[number] = size - len(piece)
+            for number in list(left):
+                with suppress(h2.exceptions.StreamClosedError):
+                    while left[number] > len(piece) and speaker.local_flow_control_window(number) >= len(piece):
+                        speaker.send_data(number, piece)
+                        left[number] -= len(piece)
+                        if left[number] <= len(piece):
+                            left[number] = 0
+            door.settimeout(10)
+            door.sendall(speaker.data_to_send())
+            door.settimeout(0.2)
+            with suppress(TimeoutError):
+                if not (data := door.recv(1 << 20)):
+                    break
+                speaker.receive_data(data)
+    FLOODS["kept"] = lambda: door
+    return f"{sum(size - len(piece) - rest for rest in left.values()) >> 20} MiB of messages"
+
+
+@flood
 def lines() -> str:
     line = b"flood " * 20 + b"\n"
     for _ in range(12_000):
