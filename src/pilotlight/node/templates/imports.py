@@ -1,4 +1,4 @@
-"""Which modules of an image's packages its functions import: learned from outside, for templates to import them ahead.
+"""Which modules of an image's packages, and of the client, its functions import: learned, for templates to import them ahead.
 
 Owns one invariant: nothing is put into a container for it, and only names are learned. The kernel tells which files of the
 container's root are opened; those that are modules of installed packages have names. A few starts of an image are looked at, for a
@@ -26,7 +26,9 @@ MOST_NAMES = 3000  # of one image
 _EVENT = struct.Struct("=IBBHQii")
 _NOTIFY, _FILESYSTEM, _OPENED = 0x3, 0x101, 0x20  # (close on exec, not blocking), (add, a whole file system)
 _READ_BYTES = 64 * 1024
-_MODULE = re.compile(r"/(?:site|dist)-packages/((?:\w+/)*)(?:__pycache__/)?(\w+)\.(?:[\w-]+\.)*(?:pyc|py|so)$")
+# Of the image's packages; of the client and what it needs, which it partly imports when a function asks for it.
+_PLACES = r"(?:/(?:site|dist)-packages|^/pkg|^/__modal/deps)/"
+_MODULE = re.compile(_PLACES + r"((?:\w+/)*)(?:__pycache__/)?(\w+)\.(?:[\w-]+\.)*(?:pyc|py|so)$")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

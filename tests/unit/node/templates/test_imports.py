@@ -16,6 +16,8 @@ PACKAGES = "/usr/local/lib/python3.11/site-packages"
         (f"{PACKAGES}/_cffi_backend.abi3.so", "_cffi_backend"),
         (f"{PACKAGES}/__pycache__/six.cpython-39.opt-1.pyc", "six"),
         ("/usr/lib/python3/dist-packages/yaml/loader.py", "yaml.loader"),
+        ("/pkg/modal/_runtime/__pycache__/asgi.cpython-311.pyc", "modal._runtime.asgi"),
+        ("/__modal/deps/aiohttp/_http_parser.cpython-311-x86_64-linux-gnu.so", "aiohttp._http_parser"),
     ],
 )
 def test_modules_of_packages(path: str, name: str) -> None:
@@ -26,7 +28,7 @@ def test_modules_of_packages(path: str, name: str) -> None:
     "path",
     [
         "/root/program.py",
-        "/pkg/modal/__pycache__/app.cpython-311.pyc",
+        "/root/pkg/__pycache__/app.cpython-311.pyc",
         "/usr/local/lib/python3.11/json/__init__.py",
         f"{PACKAGES}/numpy.libs/libopenblas64.so.0",
         f"{PACKAGES}/numpy-2.2.6.dist-info/METADATA",
