@@ -59,9 +59,9 @@ def idle_memory(state: Path, containers: int) -> Figures:
 
 
 def memory_groups(state: Path) -> list[Path]:
-    """The groups of a platform's containers that account for memory."""
+    """The groups of a platform's containers that account for memory; forked ones, and the forks that wait, have other names."""
     ours = f"pilotlight-{Settings(state=state).instance}"
-    groups = [path for directory in GROUPS.rglob(ours) for path in directory.glob("ta-*")]
+    groups = [path for directory in GROUPS.rglob(ours) for kind in ("ta-*", "spare-*") for path in directory.glob(kind)]
     return [path for path in groups if any((path / file).exists() for file in MEMORY_FILES)]
 
 
