@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,12 @@ class Program:
                 alive = any(reader.is_alive() for reader in self._readers)
                 assert self._changed.wait(1.0) or alive, f"it ended without saying {text!r}:\n{self.text}"
 
+    def until_watching(self) -> None:
+        """Wait until the kernel tells it of changed files: a client says that it watches before it does."""
+        while not any(b"inotify wd:" in content(path) for path in Path(f"/proc/{self._process.pid}/fdinfo").iterdir()):
+            assert self._process.poll() is None, f"it ended:\n{self.text}"
+            time.sleep(0.05)
+
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
 
@@ -98,6 +105,19 @@ class Program:
         self._deadline.cancel()
         self._process.kill()
         self._process.wait()
+
+
+def content(path: Path) -> bytes:
+    """What is in a file; nothing if it is gone meanwhile."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def cgroups(prefix: str) -> list[Path]:
+    """Groups of processes whose names begin so. Others go while we look: a walk does not mind, a glob does."""
+    return [Path(parent, name) for parent, names, _ in os.walk("/sys/fs/cgroup") for name in names if name.startswith(prefix)]
 
 
 @dataclass(frozen=True)
@@ -212,7 +232,7 @@ def traces(settings: Settings) -> dict[str, list[str]]:
     return {
         "mounts": [line for line in Path("/proc/self/mounts").read_text().splitlines() if any(mark in line for mark in marks)],
         "interfaces": [name for _, name in socket.if_nameindex() if settings.instance in name],
-        "cgroups": [str(path) for path in Path("/sys/fs/cgroup").rglob(f"pilotlight-{settings.instance}*")],
+        "cgroups": [str(path) for path in cgroups(f"pilotlight-{settings.instance}")],
         "tables": [line for line in tables if settings.instance in line],
         "processes": _processes(marks),
         "run directory": [str(settings.run_dir)] if settings.run_dir.exists() else [],

@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -126,11 +125,9 @@ def test_serve_loads_a_changed_file(platform: Platform, tmp_path: Path) -> None:
     path.write_text("import modal\n\napp = modal.App('cli-served')\n\n\n@app.function()\ndef first(): ...\n")
     serve = platform.start("-m", "modal", "serve", str(path))
     serve.until("Created Function first.")
-    serve.until("Watching")
-    changed = path.read_text().replace("first", "second")
-    while "Created Function second." not in serve.text:
-        path.write_text(changed)  # again, since it says that it watches a moment before it does
-        threading.Event().wait(1.0)
+    serve.until_watching()
+    path.write_text(path.read_text().replace("first", "second"))
+    serve.until("Created Function second.")
     serve.signal(signal.SIGINT)
     serve.end()
     assert the_app(platform, "cli-served")["state"] == "stopped"

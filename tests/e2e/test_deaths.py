@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Platform
+from conftest import Platform, cgroups, content
 
 from pilotlight.config import SETTINGS_FILE, Settings
 from pilotlight.supervisor import leftovers, lock
@@ -79,8 +79,8 @@ def reboot(platform: Platform) -> None:
     resolved = Settings.load(settings.run_dir / SETTINGS_FILE)
     supervisor = lock.holder(settings)
     assert supervisor is not None
-    groups = Path("/sys/fs/cgroup").rglob(f"pilotlight-{settings.instance}/*/cgroup.procs")
-    inside = {int(line) for group in groups for line in group.read_text().split()}
+    groups = [path for ours in cgroups(f"pilotlight-{settings.instance}") for path, _, _ in os.walk(ours) if Path(path) != ours]
+    inside = {int(line) for group in groups for line in content(Path(group, "cgroup.procs")).split()}
     pidfds = [fd for pid in (supervisor.pid, *leftovers.processes_of(settings), *inside) if (fd := leftovers.open_process(pid))]
     for fd in pidfds:
         with contextlib.suppress(ProcessLookupError):  # what waited for one that is dead already has ended by itself

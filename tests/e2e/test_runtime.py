@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from conftest import cgroups
 
 from pilotlight.config import Settings
 from pilotlight.core import errors
@@ -72,7 +73,7 @@ def traces(settings: Settings) -> dict[str, list[str]]:
     return {
         "mounts": [line for line in Path("/proc/self/mounts").read_text().splitlines() if settings.instance in line],
         "interfaces": [name for _, name in socket.if_nameindex() if settings.instance in name],
-        "cgroups": [str(path) for path in Path("/sys/fs/cgroup").rglob(f"pilotlight-{settings.instance}")],
+        "cgroups": [str(path) for path in cgroups(f"pilotlight-{settings.instance}")],
         "tables": [line for line in tables if settings.instance in line],
         "processes": [
             entry.name
@@ -241,9 +242,8 @@ def test_limits_are_kept_and_their_breach_is_told(settings: Settings, rootfs: Pa
 
 def protected(container_id: str) -> int:
     """Bytes that a container keeps while others have more than their share."""
-    groups = Path("/sys/fs/cgroup")
-    files = [path for name in ("memory.soft_limit_in_bytes", "memory.low") for path in groups.rglob(f"{container_id}/{name}")]
-    return int(files[0].read_text())
+    limits = [group / name for group in cgroups(container_id) for name in ("memory.soft_limit_in_bytes", "memory.low")]
+    return next(int(limit.read_text()) for limit in limits if limit.exists())
 
 
 def test_containers_without_a_limit_can_not_take_more_than_the_node_offers(settings: Settings, rootfs: Path) -> None:

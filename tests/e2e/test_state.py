@@ -1,13 +1,14 @@
 """Secrets, dicts, queues, environments and the sweeper on a platform with real containers."""
 
 import json
+import os
 import re
 import secrets
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Platform
+from conftest import Platform, content
 
 pytestmark = pytest.mark.e2e
 
@@ -44,19 +45,13 @@ def test_programs_with_network_file_systems(checks: Callable[..., None], client:
 def _grep(platform: Platform, needle: bytes) -> list[str]:
     """Where a value can be read: files of the state but those of running containers, run directory, processes of the platform."""
     state = platform.settings.state
-    places = [path for path in (*state.rglob("*"), *platform.settings.run_dir.rglob("*")) if path.is_file()]
+    walks = (*os.walk(state), *os.walk(platform.settings.run_dir))
+    places = [path for directory, _, names in walks for name in names if (path := Path(directory, name)).is_file()]
     for process, pid in platform.status()["processes"].items():
         assert pid, process
         places += [Path(f"/proc/{pid}/{name}") for name in ("cmdline", "environ")]
     assert any(path.name.startswith("pilotlight.db-wal") for path in places)
-    return [str(path) for path in places if needle in _content(path)]
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except (FileNotFoundError, OSError):  # a container's, which has just ended
-        return b""
+    return [str(path) for path in places if needle in content(path)]
 
 
 def test_values_of_secrets_are_nowhere_to_be_read(platform: Platform, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import FIRST_BUILD_S, Platform
+from conftest import FIRST_BUILD_S, Platform, cgroups
 
 from pilotlight.config import SETTINGS_FILE, Settings
 
@@ -51,7 +51,8 @@ def warm(platform: Platform) -> Iterator[Platform]:
 def groups(platform: Platform, kind: str) -> dict[str, set[int]]:
     """The processes of each template ("template") or spare ("spare"), by the group's name."""
     found: dict[str, set[int]] = {}
-    for entrance in Path("/sys/fs/cgroup").glob(f"**/pilotlight-{platform.settings.instance}/{kind}-*/cgroup.procs"):
+    ours = cgroups(f"pilotlight-{platform.settings.instance}")
+    for entrance in (path for group in ours for path in group.glob(f"{kind}-*/cgroup.procs")):
         try:
             found.setdefault(entrance.parent.name, set()).update(map(int, entrance.read_text().split()))
         except OSError:  # it has just been removed

@@ -228,6 +228,7 @@ def test_serving_follows_changes(platform: Platform, tmp_path: Path) -> None:
     try:
         serving.until(url)
         serving.until("Initialized")
+        serving.until_watching()
         assert httpx.get(url, timeout=START_S).json() == "first"
         program.write_text(text.replace("first", "second"))
         # The client has the old containers stopped at once, with what they do.
