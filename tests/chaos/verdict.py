@@ -24,6 +24,7 @@ FULL = ("disk of the platform is full", "disk of the node is full", "No space le
 BROKEN = (  # connections, and a disk without power
     *("Connect call failed", "Connection refused", "Connection lost", "Connection reset", "disconnected"),
     *("Input/output error", "could not connect", "502 ", "503 ", "504 "),
+    "'Connection' object has no attribute '_transport'",  # as the client's library says of one that broke while it was made
 )
 NOT_DURABLE = frozenset({Kind.KILL_EDGE, Kind.KILL_NODE, Kind.KILL_CONTAINER, Kind.FREEZE_NODE})
 CALM = " at the end"  # of the names of operations that are asked when all faults are over
