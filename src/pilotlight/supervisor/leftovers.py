@@ -115,7 +115,7 @@ def sweep_containers(settings: Settings) -> None:
     from pilotlight.node.runtime import Runtime
 
     async def open_and_close() -> None:
-        runtime = Runtime(settings)
+        runtime = Runtime(settings.model_copy(update={"warm_starts": False}))
         await runtime.open()
         await runtime.close()
 

@@ -200,6 +200,8 @@ class Keeper:
         try:
             template = await self._making.template(recipe, number)
         except (PilotlightError, OSError) as error:
+            if self._is_closing:  # it was told to fail
+                return
             if recipe.modules:
                 self._unlearn(kept, str(error))
             self._pause(kept)
@@ -207,6 +209,9 @@ class Keeper:
             return
         finally:
             kept.opening = None
+        if self._is_closing:
+            await self._making.close(template)
+            return
         self._retire(kept)  # the one before it, which is old, or has imported less
         kept.template, kept.opened_at, kept.forks, kept.faults = template, self._clock(), 0, 0
         kept.memory_bytes = template.memory_bytes()

@@ -36,7 +36,7 @@ class Making(Protocol):
         ...
 
     def hurry(self) -> None:
-        """Have templates fail that are not ready yet."""
+        """Have templates fail that are not ready yet, from now on."""
         ...
 
 
@@ -46,10 +46,13 @@ class OnThreads:
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         self._loading: set[Template] = set()
+        self._is_hurried = False
 
     async def template(self, recipe: Recipe, number: int) -> Template:
         template = await self._run(Template.room, self._setup, recipe, number)
         self._loading.add(template)
+        if self._is_hurried:
+            template.kill()
         try:
             await asyncio.to_thread(template.load)  # may take long: the set-up threads are for containers
         finally:
@@ -57,6 +60,7 @@ class OnThreads:
         return template
 
     def hurry(self) -> None:
+        self._is_hurried = True
         for template in self._loading:
             template.kill()
 

@@ -199,7 +199,10 @@ class Template:
 
     def memory_bytes(self) -> int:
         """What it has for itself."""
-        text = Path(f"/proc/{self.pid}/status").read_text()
+        try:
+            text = Path(f"/proc/{self.pid}/status").read_text()
+        except (FileNotFoundError, ProcessLookupError):  # it has ended
+            return 0
         return next((int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith("RssAnon:")), 0)
 
     def kill(self) -> None:

@@ -261,6 +261,16 @@ def test_templates_of_the_last_time_are_begun_with_the_agent(tmp_path: Path) -> 
     run(check())
 
 
+def test_a_template_that_begins_while_all_are_closed_is_removed() -> None:
+    async def check() -> None:
+        bench = Bench()
+        assert await bench.keeper.take(spec()) is None
+        await bench.keeper.close()
+        assert bench.made.said == ["hurry", "template 1", "close 1"]
+
+    run(check())
+
+
 @pytest.mark.parametrize("children", [0, 1])
 def test_closing_leaves_nothing(children: int) -> None:
     async def check() -> None:
