@@ -75,7 +75,11 @@ def look(name: str) -> tuple[list[str], str]:
 def inspect() -> list[str]:
     """What a container could find of the credentials."""
     places = [Path("/proc/1/environ"), Path("/proc/self/environ"), Path("/proc/self/mountinfo")]
-    return [str(place) for place in places if b"S3RVER" in place.read_bytes()]
+    found: list[str] = []
+    for place in places:
+        with contextlib.suppress(PermissionError):  # the init of a forked container lets nobody look
+            found += [str(place)] if b"S3RVER" in place.read_bytes() else []
+    return found
 
 
 @app.function(volumes={"/bucket": bucket(secret=strangers)}, retries=0)
