@@ -39,7 +39,7 @@ def processes(group: Path) -> list[int]:
     """Ids of what is in a group."""
     try:
         return [int(line) for line in (group / "cgroup.procs").read_text().split()]
-    except FileNotFoundError:
+    except OSError:  # it is gone, or goes in this moment
         return []
 
 
