@@ -12,5 +12,6 @@ def test_all_are_counted_and_the_last_kept_with_what_was_wrong() -> None:
     assert refusals.total == RECENT + 5
     recent = refusals.recent()
     assert len(recent) == RECENT
-    assert (recent[-1].container_id, recent[-1].node_name, recent[-1].faults) == (f"ta-{RECENT + 4}", "here", ("no filter", "no map"))
+    last = recent[-1]
+    assert (last.container_id, last.node_name, last.faults) == (f"ta-{RECENT + 4}", "here", ("no filter", "no map"))
     assert recent[-1].at == RECENT + 4
