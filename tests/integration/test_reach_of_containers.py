@@ -373,6 +373,7 @@ class TestLookingUp:
             ),
             api_pb2.DictGetOrCreateRequest(environment_name="theirs", object_creation_type=api_pb2.OBJECT_CREATION_TYPE_EPHEMERAL),
             api_pb2.ImagePublishRequest(image_id="im-1", tag="theirs/image"),
+            api_pb2.ImageNameDeleteRequest(tag="theirs/image"),
         ],
         ids=lambda request: type(request).__name__,
     )

@@ -16,7 +16,7 @@ from pilotlight.core.permissions import ANY_KIND, CHANGED, FIELDS, KEYS, Contain
 ENVIRONMENT = "environment_name"
 PARENT = "parent_input_id"
 CREATION = "object_creation_type"
-_IMAGE_NAMES = frozenset({"ImagePublish", "ImageGetByTag", "ImageTagRevisions"})
+_IMAGE_NAMES = frozenset({"ImagePublish", "ImageGetByTag", "ImageTagRevisions", "ImageNameDelete"})
 _MAKES = frozenset({"AppCreate"})  # what a container has made is its own, as if it had found it
 # What a container of another's function would hold or run, if the caller could say so.
 _CONTENTS = ("secret_ids", "mount_ids", "volume_mounts", "cloud_bucket_mounts")
@@ -65,6 +65,9 @@ class Guard:
             if not request.environment_name:
                 request.environment_name = self._permissions.own_environment(container).name
             named = named or request.environment_name
+        elif name in _IMAGE_NAMES and not named:  # the environment can stand only in front of the name
+            named = self._permissions.own_environment(container).name
+            request.tag = f"{self._workspace}/{named}/{split(request.tag, self._workspace)[1]}"
         if not named:
             return False
         creation = getattr(request, CREATION) if CREATION in fields else 0

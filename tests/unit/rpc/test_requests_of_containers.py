@@ -170,6 +170,14 @@ def test_what_is_found_elsewhere_is_remembered_and_what_the_reply_mentions_besid
 
 def test_the_environment_in_front_of_an_images_name_counts() -> None:
     assert admitted("ImageGetByTag", api_pb2.ImageGetByTagRequest(tag="theirs/image")).entered == ["theirs"]
+    assert admitted("ImageNameDelete", api_pb2.ImageNameDeleteRequest(tag="theirs/image")).entered == ["theirs"]
+
+
+def test_an_images_name_that_is_deleted_is_one_of_the_containers_own_environment() -> None:
+    for given in ("image", "image:latest"):
+        request = api_pb2.ImageNameDeleteRequest(tag=given)
+        assert admitted("ImageNameDelete", request).entered == ["mine"]
+        assert request.tag == "main/mine/image:latest"
 
 
 def test_a_container_makes_no_environment() -> None:
