@@ -25,8 +25,8 @@ LAST_LOOK_S = 1.0  # after that: had this process been stopped, the sign waits t
 FIRST_REQUEST_S = 30.0  # for the first request that is accepted
 UNREAD_S = 60.0  # for which a client may read nothing while there is more for it than the buffers take
 UNREAD_BYTES = 64 << 20  # that wait to be taken by a client
-SLICE_BYTES = 2 << 10  # of what has come, looked at before others have their turn
-MANY_REQUESTS = 8  # in such a slice; where there are fewer, the rest is looked at with it
+SLICE_BYTES = 2 << 10  # of what has come, looked at in one piece
+MANY_REQUESTS = 8  # after so many in what has come, others have their turn before the next slice
 BURST_S = 1.0  # at its rate, that a client may be ahead
 SHORTEST_HOLD_S = 0.005
 _PING = b"pilotlit"  # eight bytes
@@ -107,19 +107,18 @@ class Watch:
         elif len(data) <= SLICE_BYTES:
             self._feed(data)
         else:
-            self._feed_slice(data)
+            self._feed_slices(data)
 
-    def _feed_slice(self, data: bytes) -> None:
+    def _feed_slices(self, data: bytes) -> None:
         before = self._requests
-        self._feed(data[:SLICE_BYTES])
-        rest = data[SLICE_BYTES:]
-        if not rest or self._transport.is_closing():
-            return
-        if self._requests - before < MANY_REQUESTS and self._going_on is None:
-            self._feed(rest)
-        else:
-            self._rest = rest
-            self._wait()
+        for begin in range(0, len(data), SLICE_BYTES):
+            if self._transport.is_closing():
+                return
+            if self._requests - before >= MANY_REQUESTS or self._going_on is not None:
+                self._rest = data[begin:]
+                self._wait()
+                return
+            self._feed(data[begin : begin + SLICE_BYTES])
 
     def _wait(self) -> None:
         """Go on in a later turn of the loop, not before `_held_until`."""
@@ -139,7 +138,7 @@ class Watch:
             return
         self._transport.resume_reading()
         if rest:
-            self._feed_slice(rest)
+            self._feed_slices(rest)
 
     # ---- what does not ----
 
