@@ -1,5 +1,6 @@
 """Backups of a platform that works, and what becomes of them: whole platforms, or refusals that leave nothing."""
 
+import asyncio
 import io
 import os
 import sqlite3
@@ -8,7 +9,7 @@ import subprocess
 import tarfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,10 +22,12 @@ from platform_in_process import Platform
 
 from pilotlight.backup import archive, databases, trees
 from pilotlight.backup.archive import Reader
-from pilotlight.cli import main
+from pilotlight.cli import backups, main
 from pilotlight.config import Settings
+from pilotlight.core.errors import Busy
 from pilotlight.store.schema import known
 from pilotlight.supervisor import lock
+from pilotlight.wire.platform_pb2 import BackupReply
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a backup keeps owners")
 
@@ -288,6 +291,46 @@ def test_a_full_disk_leaves_no_half_backup(backup: Backup, tmp_path: Path, monke
     done = run("backup", tmp_path / "out.tar", "--state", state)
     assert done.exit_code == 1 and "No space left" in done.output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["state"]
+
+
+def test_a_backup_that_is_interrupted_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The server sweeps again once nobody asks: what goes on to be written would lack files."""
+    begun, heard = threading.Event(), list[bool]()
+
+    class Stream:
+        replies = 0
+
+        async def __aenter__(self) -> "Stream":
+            return self
+
+        async def __aexit__(self, *_: object) -> None: ...
+
+        async def send_message(self, message: object, *, end: bool) -> None: ...
+
+        async def recv_message(self) -> BackupReply:
+            self.replies += 1
+            if self.replies > 1:
+                await asyncio.Event().wait()
+            return BackupReply(directory=str(tmp_path))
+
+    def work(snapshot: Path, abandoned: threading.Event) -> archive.Manifest:
+        begun.set()
+        heard.append(abandoned.wait(5))
+        raise Busy("given up")
+
+    def ask(settings: Settings, question: Callable[[SimpleNamespace], Awaitable[object]], **_: object) -> None:
+        async def asking() -> None:
+            asked = asyncio.ensure_future(question(SimpleNamespace(Backup=SimpleNamespace(open=Stream))))
+            await asyncio.to_thread(begun.wait)
+            asked.cancel()
+            await asked
+
+        asyncio.run(asking())
+
+    monkeypatch.setattr(backups, "ask", ask)
+    with pytest.raises(asyncio.CancelledError):
+        backups._while_it_runs(Settings(state=tmp_path), work)
+    assert heard == [True]
 
 
 def test_files_that_change_while_they_are_read_are_named(tmp_path: Path) -> None:

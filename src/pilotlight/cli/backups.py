@@ -94,10 +94,12 @@ def _while_it_runs(settings: Settings, work: Work) -> Manifest:
             abandoned = threading.Event()
             writing = asyncio.create_task(asyncio.to_thread(work, Path(reply.directory), abandoned))
             gone = asyncio.create_task(stream.recv_message())
-            await asyncio.wait((writing, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not writing.done():
-                abandoned.set()
-            gone.cancel()
+            try:
+                await asyncio.wait((writing, gone), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                if not writing.done():  # the server ended, or this was interrupted: what is to be read may be swept from now on
+                    abandoned.set()
+                gone.cancel()
             await asyncio.gather(gone, return_exceptions=True)
             manifest = await writing
             await stream.cancel()

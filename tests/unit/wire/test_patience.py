@@ -39,7 +39,7 @@ def test_requests_behind_something_harmless_are_not_all_looked_at_in_one_turn() 
         assert begun.count(b"r") < MANY_REQUESTS + SLICE_BYTES
         assert not transport.is_reading
         async with asyncio.timeout(30):
-            while not transport.is_reading or len(b"".join(fed)) < len(sent):  # noqa: ASYNC110 - turns of the loop, not time
+            while not transport.is_reading or len(b"".join(fed)) < len(sent):
                 before = len(fed)
                 await asyncio.sleep(0)
                 assert b"".join(fed[before:]).count(b"r") < MANY_REQUESTS + SLICE_BYTES
