@@ -18,6 +18,7 @@ from pilotlight.node.templates.channel import Channel, TemplateFault
 from pilotlight.node.templates.template import Template
 
 KILLED = 128 + signal.SIGKILL
+MOST_CODE = 255
 _numbers = itertools.count(1)
 
 
@@ -44,7 +45,7 @@ class Spare:
     def exit_code(self) -> int:
         """Of the program that it became the init of; it says so itself, unless it was killed."""
         code = self.channel.last_words().get("exit")
-        return code if isinstance(code, int) and 0 <= code < KILLED else KILLED
+        return code if isinstance(code, int) and 0 <= code <= MOST_CODE else KILLED
 
     def close(self) -> None:
         """Close what only the agent has of it; safe to repeat."""

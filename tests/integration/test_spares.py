@@ -1,0 +1,33 @@
+"""What the agent makes of children of templates, with real processes and sockets, and no template."""
+
+import json
+from typing import cast
+
+import pytest
+
+from pilotlight.node.cgroups import Group
+from pilotlight.node.templates.channel import Channel
+from pilotlight.node.templates.spare import KILLED, Spare
+from pilotlight.node.templates.template import Template
+
+
+def spare_that_said(*messages: object) -> Spare:
+    channel, theirs = Channel.pair(1.0)
+    with theirs:
+        for message in messages:
+            theirs.send(json.dumps(message).encode())
+    return Spare(cast(Template, None), channel, Group({}))
+
+
+@pytest.mark.parametrize("code", [0, 7, 128 + 11, 128 + 15, 200, 255])
+def test_any_exit_code_is_told_as_it_is(code: int) -> None:
+    spare = spare_that_said({"exit": code})
+    assert spare.exit_code() == code
+    spare.close()
+
+
+@pytest.mark.parametrize("said", [[], [{}], [{"exit": 256}], [{"exit": -1}], [{"exit": "7"}], [["exit"]]])
+def test_who_tells_no_exit_code_was_killed(said: list[object]) -> None:
+    spare = spare_that_said(*said)
+    assert spare.exit_code() == KILLED
+    spare.close()
