@@ -98,6 +98,40 @@ def test_inputs_that_come_again_while_they_are_written_are_refused_together(disk
     beat(disk.path / "state", scenario)
 
 
+def test_inputs_that_come_again_just_when_their_writing_has_failed_are_refused_too(disk: SmallDisk) -> None:
+    """They are withdrawn a turn of the loop later: until then it looks as if they were there."""
+
+    async def scenario(heart: Heart) -> None:
+        call = await heart.call(await heart.define(), count=1, kind=MAP)
+        disk.fill()
+        more = [put_item(1), put_item(2)]
+        asked = asyncio.ensure_future(heart.server.calls.put_inputs(call.call_id, more))
+        await asyncio.sleep(0)
+        assert call.writing is not None
+        ask, answers = heart.server.calls.put_inputs, list[object]()
+
+        def again(_: object) -> None:
+            """The same request, whose turn comes before that of the one that waits."""
+            try:
+                ask(call.call_id, more).send(None)
+            except StopIteration as done:
+                answers.append(done.value)
+            except errors.DiskFull as error:
+                answers.append(error)
+
+        call.writing.add_done_callback(again)
+        with pytest.raises(errors.DiskFull):
+            await asked
+        assert isinstance(answers[0], errors.DiskFull), answers
+        assert sorted(call.seen) == [0]
+        disk.make_room()
+        assert len(await ask(call.call_id, more)) == len(await ask(call.call_id, more)) == 2
+        assert sorted(call.seen) == sorted(call.unfinished) == [0, 1, 2]
+
+    (disk.path / "state").mkdir()
+    beat(disk.path / "state", scenario)
+
+
 def test_a_result_of_the_platforms_own_waits_for_room(disk: SmallDisk) -> None:
     """A cancelled input's container can't say it again, so the platform has to."""
 

@@ -116,8 +116,11 @@ class Calls:
             self._pools.enqueue(call.pool, fresh)
             await self._until_written(written, call, fresh)
         if len(fresh) < len(items):  # another request has brought the rest, and may be about to write it: one fate for both
-            while call.writing is not None and not call.writing.done():
-                await asyncio.shield(call.writing)
+            writing = None
+            while call.writing is not writing:
+                writing = call.writing
+                if writing is not None:
+                    await asyncio.shield(writing)  # raises too what has failed a moment ago, and is about to be withdrawn
             if any(item.idx not in call.seen for item in items):
                 return await self.put_inputs(call_id, items)
         return accepted
@@ -192,6 +195,8 @@ class Calls:
             self._drop_payload(item)
             call.unfinished.pop(item.idx, None)
             call.seen.discard(item.idx)
+        if call.writing is not None and call.writing.done():
+            call.writing = None
         if not call.seen:
             self._live.pop(call.call_id, None)
 
