@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -261,6 +262,7 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     runtime = Runtime(settings)
     await runtime.open()
+    take_temporary_directory(settings.node_dir / "temporary")
     try:
         layers = LayerStore(settings.layers_dir)
         layers.sweep()
@@ -301,6 +303,13 @@ def _grace_of(command: platform_pb2.StopTask) -> float | None:
     if command.force:
         return 0
     return command.grace_ms / 1000 if command.grace_ms else None
+
+
+def take_temporary_directory(directory: Path) -> None:
+    """Have temporary files of this process lie here, on the state's disk, where what a killed agent left is cleared away."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(mode=0o700, parents=True)
+    tempfile.tempdir = str(directory)
 
 
 def node_id_of(settings: Settings) -> str:
