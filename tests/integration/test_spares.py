@@ -1,13 +1,17 @@
 """What the agent makes of children of templates, with real processes and sockets, and no template."""
 
 import json
+import os
+import subprocess
+import time
 from typing import cast
 
 import pytest
 
 from pilotlight.node.cgroups import Group
+from pilotlight.node.setup import Setup
 from pilotlight.node.templates.channel import Channel
-from pilotlight.node.templates.spare import KILLED, Spare
+from pilotlight.node.templates.spare import KILLED, Spare, discard
 from pilotlight.node.templates.template import Template
 
 
@@ -31,3 +35,18 @@ def test_who_tells_no_exit_code_was_killed(said: list[object]) -> None:
     spare = spare_that_said(*said)
     assert spare.exit_code() == KILLED
     spare.close()
+
+
+def test_whoever_has_the_number_of_a_dead_child_by_now_is_left_alone() -> None:
+    with subprocess.Popen(["sleep", "60"]) as dead, subprocess.Popen(["sleep", "60"]) as innocent:
+        spare = spare_that_said()
+        spare.pid, spare.pidfd = innocent.pid, os.pidfd_open(dead.pid)
+        dead.kill()
+        dead.wait()
+        try:
+            discard(cast(Setup, None), spare)
+            assert innocent.poll() is None
+            time.sleep(0.1)
+            assert innocent.poll() is None
+        finally:
+            innocent.kill()

@@ -10,7 +10,6 @@ import errno
 import json
 import os
 import resource
-import select
 import shutil
 import signal
 import subprocess
@@ -30,6 +29,7 @@ from pilotlight.core.containers import ContainerSpec
 from pilotlight.images.removal import remove_tree
 from pilotlight.node import bundle, cgroups, disk, dns, kernel_shares, strict, syscalls, verifier
 from pilotlight.node.admission import Admission, at, resolved
+from pilotlight.node.killing import kill_and_wait, kill_held
 from pilotlight.node.memory import offered_mib
 from pilotlight.node.mount_points import OWN_FILES, MountPoints
 from pilotlight.node.network import INTERFACE, Network, Port
@@ -44,7 +44,6 @@ log = structlog.get_logger()
 INIT_PATHS = tuple(
     Path(path) for path in ("/usr/bin/catatonit", "/usr/libexec/catatonit/catatonit", "/usr/libexec/podman/catatonit")
 )
-KILL_TIMEOUT_S = 10.0
 SWEEP_ROUNDS = 5  # kill and look again: what forks while it is being killed
 _STEP_IN = 'for group in $GROUPS_TO_JOIN; do echo 0 >"$group" || exit 1; done; unset GROUPS_TO_JOIN; exec "$@"'
 _SYSCTLS = {"net.ipv4.ping_group_range": "0 65535", "net.ipv4.ip_unprivileged_port_start": "0"}
@@ -251,7 +250,7 @@ class Setup:
             if started.forked is None:
                 os.waitid(os.P_PIDFD, started.pidfd, os.WEXITED)
             else:
-                kill_and_wait({started.pid})
+                kill_held({started.pidfd: started.pid})
             os.close(started.pidfd)
         kill_and_wait(started.group.processes())
         self._forget(started)
@@ -474,27 +473,3 @@ def _last_error(log_path: Path) -> str:
         if isinstance(entry, dict) and entry.get("msg"):
             return str(entry["msg"])
     return ""
-
-
-def kill_and_wait(processes: set[int]) -> None:
-    """SIGKILL to all, and wait until each is dead (a zombie counts as dead)."""
-    watched: dict[int, int] = {}
-    poll = select.poll()
-    try:
-        for process in processes:
-            with contextlib.suppress(ProcessLookupError):
-                pidfd = os.pidfd_open(process)
-                watched[pidfd] = process
-                poll.register(pidfd, select.POLLIN)
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        waiting = set(watched)
-        deadline = time.monotonic() + KILL_TIMEOUT_S
-        while waiting and (left_s := deadline - time.monotonic()) > 0:
-            for pidfd, _ in poll.poll(left_s * 1000):
-                poll.unregister(pidfd)
-                waiting.discard(pidfd)
-        if waiting:
-            log.error("processes.survived", pids=sorted(watched[pidfd] for pidfd in waiting))
-    finally:
-        for pidfd in watched:
-            os.close(pidfd)

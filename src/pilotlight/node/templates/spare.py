@@ -4,7 +4,6 @@ Owns one invariant: a spare has its namespaces, its network and its control grou
 decided by `warm`. All calls block: use them on the set-up threads.
 """
 
-import contextlib
 import itertools
 import os
 import select
@@ -12,8 +11,9 @@ import signal
 from dataclasses import dataclass
 
 from pilotlight.node import cgroups
+from pilotlight.node.killing import kill_and_wait, kill_held
 from pilotlight.node.network import Port
-from pilotlight.node.setup import Setup, kill_and_wait
+from pilotlight.node.setup import Setup
 from pilotlight.node.templates.channel import Channel, TemplateFault
 from pilotlight.node.templates.template import Template
 
@@ -88,9 +88,7 @@ def discard(setup: Setup, spare: Spare) -> None:
     """Remove it and all that it holds."""
     spare.close()
     if spare.pidfd >= 0:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(spare.pidfd, signal.SIGKILL)
-        kill_and_wait({spare.pid})
+        kill_held({spare.pidfd: spare.pid})
         os.close(spare.pidfd)
         spare.pidfd = -1
     if spare.port is not None:
