@@ -59,11 +59,11 @@ class Permissions:
         if (known := self._containers.get(task_id)) is not None:
             return known
         task = self._tasks.get(task_id)
-        if task is None:
+        owner = await self._owners.of(Kind.APP, task.pool.function.app_id) if task is not None else None
+        if task is None or self._tasks.get(task_id) is not task:  # what an ended one finds nobody would forget
             raise errors.NotAllowed(f"Container {task_id} has ended and may not call.")
         function = task.pool.function
-        owner = await self._owners.of(Kind.APP, function.app_id)
-        container = Container(
+        container = self._containers[task_id] = Container(
             task_id=task_id,
             function=function.tag,
             function_id=function.function_id,
@@ -73,8 +73,6 @@ class Permissions:
             given=_given(task),
             found=self._found.setdefault(task_id, OrderedDict()),
         )
-        if self._tasks.get(task_id) is task:
-            self._containers[task_id] = container
         return container
 
     def own_environment(self, container: Container) -> Environment:
