@@ -41,8 +41,6 @@ STATUS: dict[type[errors.PilotlightError], Status] = {
 
 Run = Callable[["Caller", Message], Awaitable[Message]]
 
-CONTAINER_CLIENT = api_pb2.CLIENT_TYPE_CONTAINER
-
 
 @dataclass(frozen=True, slots=True)
 class Caller:
