@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 from pilotlight.core.errors import WrongState
+from pilotlight.objects.syncing import sync_directory, sync_file
 
 STEPS_BETWEEN_LOOKS = 100_000  # of SQLite's machine, between two looks at the clock
 SHOWN_PROBLEMS = 3
@@ -46,9 +47,9 @@ def copy(source: Path, target: Path) -> None:
             original.backup(drafted)
             # The copy is one file: no log beside it that could be left behind.
             drafted.execute("PRAGMA journal_mode=DELETE")
-        _sync(draft)
+        sync_file(draft)
         draft.rename(target)
-        _sync(target.parent)
+        sync_directory(target.parent)
     finally:
         draft.unlink(missing_ok=True)
 
@@ -74,11 +75,3 @@ def count_rows(path: Path, table: str) -> int:
 
 def _opened(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=10.0)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

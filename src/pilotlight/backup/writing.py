@@ -17,6 +17,7 @@ from pilotlight.backup.archive import BLOCK_BYTES, Manifest, Part, Writer
 from pilotlight.backup.trees import Packing
 from pilotlight.config import Settings
 from pilotlight.core.errors import AlreadyExists, Busy, InvalidInput
+from pilotlight.objects.syncing import sync_directory
 
 KEYS, VOLUMES = "keys.tar", "volumes.tar"
 KEPT_WITH_KEYS = ("keys", "token")  # of the state directory
@@ -61,7 +62,7 @@ def write(target: Path, snapshot: Path, settings: Settings, wish: Wish, *, told:
         if target.exists():
             raise AlreadyExists(f"{target} was made by somebody else meanwhile. Choose another name.")
         draft.rename(target)
-        _sync(target.parent)
+        sync_directory(target.parent)
     except OSError as error:
         raise Busy(
             f"The backup can't be written: {error.strerror or error}, at {error.filename or target}. There is no new file."
@@ -119,11 +120,3 @@ def _until(abandoned: threading.Event, blocks: Iterator[bytes]) -> Iterator[byte
                 "The server went away while the backup was being written, and may have swept what belongs into it. Run it again."
             )
         yield block
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pilotlight.core.errors import WrongState
 from pilotlight.core.signing import KEY_BYTES
+from pilotlight.objects.syncing import sync_directory
 
 
 def load_or_create_key(path: Path) -> bytes:
@@ -29,7 +30,7 @@ def load_or_create_key(path: Path) -> bytes:
         # A link, unlike a rename, fails if the name is taken: of two that come at once the second takes the first one's key.
         with suppress(FileExistsError):
             path.hardlink_to(draft)
-        _sync(path.parent)
+        sync_directory(path.parent)
     finally:
         draft.unlink(missing_ok=True)
     return _load(path)
@@ -76,17 +77,9 @@ class KeyFile:
                 file.flush()
                 os.fsync(descriptor)
             draft.rename(self.path)
-            _sync(self.path.parent)
+            sync_directory(self.path.parent)
         finally:
             draft.unlink(missing_ok=True)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _load(path: Path) -> bytes:

@@ -9,12 +9,12 @@ All on one file system, so that a rename puts a file in place. Blocks are not sy
 half written: those of an earlier boot are never looked at.
 """
 
-import os
 import secrets
 from functools import cached_property
 from pathlib import Path
 
 from pilotlight.core import errors, ids
+from pilotlight.objects.syncing import sync_directory
 
 OURS = ".pilotlight"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -71,12 +71,3 @@ class Places:
     def draft(self) -> Path:
         """A new name for a file that is not whole yet."""
         return self.drafts / secrets.token_hex(16)
-
-
-def sync_directory(path: Path) -> None:
-    """Return when the names in a directory are on disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
