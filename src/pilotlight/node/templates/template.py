@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ STAGE = "/__pilotlight/stage"
 STAGED = ("root", "dev", "proc", "sys")
 LOAD_TIMEOUT_S = 30.0  # for what the image's modules do at import
 ANSWER_TIMEOUT_S = 2.0
+MOST_MS = 1000 * LOAD_TIMEOUT_S
 PIDS = 512
 _TERMINALS = f"newinstance,ptmxmode=0666,mode=0620,gid=5,max={kernel_shares.TERMINALS}"
 OUTPUT_BYTES = 4096  # of what it printed, for the log
@@ -46,6 +48,11 @@ class Loaded:
     read: frozenset[str] = frozenset()
     failed: dict[str, str] = field(default_factory=dict[str, str])
     took_ms: float = 0.0
+
+    @classmethod
+    def said(cls, message: Mapping[str, Any]) -> "Loaded":
+        """From its own words, which may be anything."""
+        return cls(_names(message.get("read")), _reasons(message.get("failed")), _milliseconds(message.get("took_ms")))
 
 
 class Template:
@@ -96,7 +103,7 @@ class Template:
             ready, _ = self._channel.receive("ready")
             if ready.get("threads") != 1:
                 raise TemplateFault(f"What it imported began {ready.get('threads')} threads, which no fork has.")
-            self.loaded = Loaded(_names(ready.get("read")), _reasons(ready.get("failed")), float(ready.get("took_ms") or 0))
+            self.loaded = Loaded.said(ready)
             self._look()
             self._usher = Usher(self.started.pid, str(self.started.directory))
         except BaseException:
@@ -274,6 +281,10 @@ def _names(value: Any) -> frozenset[str]:
 
 def _reasons(value: Any) -> dict[str, str]:
     return {str(name): str(reason) for name, reason in value.items()} if isinstance(value, dict) else {}
+
+
+def _milliseconds(value: Any) -> float:
+    return float(value) if type(value) in (int, float) and 0 <= value <= MOST_MS else 0.0
 
 
 def _has_ended(pidfd: int) -> bool:
