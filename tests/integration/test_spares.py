@@ -50,3 +50,13 @@ def test_whoever_has_the_number_of_a_dead_child_by_now_is_left_alone() -> None:
             assert innocent.poll() is None
         finally:
             innocent.kill()
+
+
+def test_words_that_can_not_be_understood_are_no_exit_code() -> None:
+    for said in (b"[" * 100_000, b'{"exit": 1', b"\xff", b'"exit"'):
+        channel, theirs = Channel.pair(1.0)
+        with theirs:
+            theirs.send(said)
+        spare = Spare(cast(Template, None), channel, Group({}))
+        assert spare.exit_code() == KILLED
+        spare.close()

@@ -91,7 +91,7 @@ class Channel:
 def _parsed(data: bytes) -> dict[str, Any]:
     try:
         message = json.loads(data or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         message = None
     return message if isinstance(message, dict) else {"error": "what it said can't be understood"}
 
