@@ -4,6 +4,7 @@ Owns one invariant: what an interpreter, or a module that is loaded already, has
 is forked. Pure.
 """
 
+import json
 from collections.abc import Collection, Mapping
 
 from pilotlight.core.containers import ContainerSpec, Recipe
@@ -27,7 +28,7 @@ def misfit(spec: ContainerSpec, recipe: Recipe, read: Collection[str] = ()) -> s
         return "what it writes becomes a layer"
     if spec.hooks or any(bind.is_device for bind in spec.binds):
         return "it is given devices, by hooks that an OCI runtime calls"
-    if sum(len(name) + len(value) for name, value in spec.env.items()) > MAX_ENVIRONMENT_BYTES:
+    if len(json.dumps(dict(spec.env))) > MAX_ENVIRONMENT_BYTES:
         return "its environment is too large"
     if differing := sorted(name for name in _differing(spec.env, recipe.env) if _is_read_early(name, read)):
         return f"its interpreter would read {', '.join(differing)} at its start"

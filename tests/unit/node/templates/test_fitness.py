@@ -40,6 +40,7 @@ def test_what_the_template_has_and_the_container_lacks_counts_too() -> None:
         {"hooks": (Hook("prestart", "/usr/bin/hook", ()),)},
         {"binds": (Bind(Path("/dev/nvidia0"), "/dev/nvidia0", is_device=True),)},
         {"env": {**SPEC.env, "LARGE": "x" * MAX_ENVIRONMENT_BYTES}},
+        {"env": {**SPEC.env, "LARGE": "語" * (MAX_ENVIRONMENT_BYTES // 3)}},  # a message has it in ASCII, and longer
     ],
 )
 def test_what_a_fork_can_not_be(changes: dict[str, object]) -> None:
