@@ -46,9 +46,10 @@ class Runtime:
 
     def __init__(self, settings: Settings, ids: IdMap | None = None) -> None:
         self._setup = Setup(settings, ids or IdMap())
-        self._keeper = Keeper(OnThreads(self._setup), budget_bytes=budget_of(settings), memory=settings.node_dir / "templates.json")
+        budget_bytes = budget_of(settings)
+        self._keeper = Keeper(OnThreads(self._setup), budget_bytes=budget_bytes, memory=settings.node_dir / "templates.json")
         self._imports = Imports()
-        if settings.warm_starts:
+        if budget_bytes:
             self._setup.on_root = self._imports.watch
         self._forwarder = Forwarder(self._setup.network.link_local)
         self._containers: dict[str, Container] = {}

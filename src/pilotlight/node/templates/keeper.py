@@ -7,9 +7,10 @@ container with it: what is left of it goes with its last one. All of it runs on 
 
 import asyncio
 import itertools
+import json
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ from pilotlight.core.containers import ContainerSpec, Recipe, TemplateState
 from pilotlight.core.errors import NotIsolated, PilotlightError
 from pilotlight.node.memory import offered_mib
 from pilotlight.node.templates import remembered
+from pilotlight.node.templates.channel import MESSAGE_BYTES
 from pilotlight.node.templates.fitness import misfit
 from pilotlight.node.templates.making import Making
 from pilotlight.node.templates.spare import Spare
@@ -39,6 +41,7 @@ REFILL_AFTER_S = 0.05  # the processors are the new container's first
 MAX_IDLE_S = 12 * 3600.0  # an image of which nobody starts anything may go, and its layers with it
 RETRY_S = 5.0  # after a template failed, before its recipe is tried again; doubles each time
 MAX_RETRY_S = 3600.0
+MODULES_BYTES = MESSAGE_BYTES - 1024  # names of modules of one template: they are told in one message
 MAX_FAULTS = 3  # failed forks, before a template is ended
 
 Key = tuple[Any, ...]
@@ -111,7 +114,7 @@ class Keeper:
 
     async def take(self, spec: ContainerSpec) -> Spare | None:
         """A child that may become this container; None if it has to start the ordinary way."""
-        if spec.recipe is None or misfit(spec, spec.recipe) or self._is_closing:
+        if spec.recipe is None or not self._budget_bytes or self._is_closing or misfit(spec, spec.recipe):
             return None
         kept = self.want(spec.recipe)
         template = kept.template
@@ -161,7 +164,7 @@ class Keeper:
         kept = self._kept.get(key_of(recipe))
         if kept is None or not kept.learns or self._is_closing:
             return False
-        modules = tuple(dict.fromkeys((*kept.recipe.modules, *names)))
+        modules = tuple(_fitting(dict.fromkeys((*kept.recipe.modules, *names))))
         if len(modules) == len(kept.recipe.modules):
             return False
         kept.recipe = replace(kept.recipe, modules=modules)
@@ -332,6 +335,16 @@ class Keeper:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _fitting(names: Iterable[str]) -> Iterator[str]:
+    """The first of these modules, as many as a template can be told."""
+    left = MODULES_BYTES
+    for name in names:
+        left -= len(json.dumps(name)) + 2
+        if left < 0:
+            return
+        yield name
 
 
 def budget_of(settings: Settings) -> int:

@@ -1,6 +1,7 @@
 """Which templates there are, with templates that are made of nothing."""
 
 import asyncio
+import json
 from collections.abc import Coroutine
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ import pytest
 
 from pilotlight.core.containers import ContainerSpec, Recipe
 from pilotlight.core.errors import NotIsolated
-from pilotlight.node.templates.channel import TemplateFault
+from pilotlight.node.templates.channel import MESSAGE_BYTES, TemplateFault
 from pilotlight.node.templates.keeper import BURSTS_KEPT_S, MAX_FAULTS, MAX_FORKS, MAX_IDLE_S, MOST_SPARES, RETRY_S, Keeper
 
 T = TypeVar("T")
@@ -243,6 +244,9 @@ def test_no_budget_no_templates() -> None:
         bench = Bench(budget_mib=0)
         await bench.ready(spec())
         assert bench.made.said == []
+        recipe = spec().recipe
+        assert recipe is not None
+        assert not bench.keeper.learn(recipe, ["numpy"])
 
     run(check())
 
@@ -300,6 +304,25 @@ def test_what_containers_import_is_in_the_next_template() -> None:
         assert spare is not None
         assert spare.template.recipe.modules == ("numpy", "numpy.linalg")
         assert not bench.keeper.learn(recipe, ["numpy"])
+
+    run(check())
+
+
+def test_more_modules_than_fit_into_a_message_are_not_learned() -> None:
+    async def check() -> None:
+        bench = Bench()
+        await bench.ready(spec())
+        recipe = spec().recipe
+        assert recipe is not None
+        for part in range(10):
+            bench.keeper.learn(recipe, [f"package{part}.a_module_of_it_number_{number}" for number in range(1000)])
+        await bench.rest()
+        spare = await bench.keeper.take(spec())
+        assert spare is not None
+        modules = spare.template.recipe.modules
+        assert len(modules) > 1000
+        assert len(json.dumps({"modules": modules})) < MESSAGE_BYTES
+        assert not bench.keeper.learn(recipe, ["one.more"])
 
     run(check())
 
