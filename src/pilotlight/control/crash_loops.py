@@ -29,7 +29,7 @@ def is_crash_loop(pool: Pool) -> bool:
 
 def forget_deaths(pool: Pool) -> None:
     """There is a new version: it has done nothing wrong yet."""
-    pool.startup_failures = pool.crashes = 0
+    pool.startup_failures = pool.startup_faults = pool.crashes = 0
     pool.not_before = pool.calm_until = 0.0
 
 

@@ -173,7 +173,8 @@ class Pool:
     function: FunctionRecord
     queue: deque[LiveInput] = field(default_factory=deque)
     tasks: dict[str, LiveTask] = field(default_factory=dict)
-    startup_failures: int = 0
+    startup_failures: int = 0  # starts in a row that failed
+    startup_faults: int = 0  # those of them that were its own fault, as a full disk is not
     not_before: float = 0.0  # no start earlier than this: the last ones failed
     last_failure: str = ""
     crashes: int = 0  # containers in a row that ended unasked, without an input that finished in between

@@ -87,20 +87,21 @@ class TaskEnds:
     async def _startup_failed(self, task: LiveTask, event: platform_pb2.TaskExited) -> None:
         pool = task.pool
         is_patient = event.reason == "disk_full"  # no fault of the function's: what was accepted waits for room, however long
-        pool.startup_failures = min(pool.startup_failures + 1, retries.STARTUP_FAILURES_LIMIT - is_patient)
+        pool.startup_failures += 1
+        pool.startup_faults += not is_patient
         pool.not_before = asyncio.get_running_loop().time() + retries.startup_backoff_s(pool.startup_failures)
-        tries = f"attempt {pool.startup_failures} of {retries.STARTUP_FAILURES_LIMIT}" if not is_patient else "it is tried again"
+        tries = f"attempt {pool.startup_faults} of {retries.STARTUP_FAILURES_LIMIT}" if not is_patient else "it is tried again"
         if task.failure is None:
             self.say(task, f"Container {task.task_id} could not start ({tries}): {event.message or how_it_ended(event)}\n")
         is_hopeless = task.failure is not None or event.reason == "cannot_run"
-        if is_patient or (not is_hopeless and pool.startup_failures < retries.STARTUP_FAILURES_LIMIT):
+        if is_patient or (not is_hopeless and pool.startup_faults < retries.STARTUP_FAILURES_LIMIT):
             return
-        after = "" if is_hopeless else f" after {pool.startup_failures} tries"
+        after = "" if is_hopeless else f" after {pool.startup_faults} tries"
         text = f"Function {pool.function.tag!r} could not start{after}: {pool.last_failure}"
         result = task.failure or Result(
             status=Result.GENERIC_STATUS_INIT_FAILURE, exception=text + last_output(event.last_lines), exitcode=event.exit_code
         )
-        pool.startup_failures = 0
+        pool.startup_failures = pool.startup_faults = 0
         if pool.rolling:
             pool.rolling = False
             self.say(task, "The new version can't start; containers of the one before go on serving.\n")

@@ -262,7 +262,7 @@ class Tasks:
         task.idle_since = asyncio.get_running_loop().time()
         for item in task.held.values():
             item.leased_at = task.idle_since  # what it took along begins now
-        task.pool.startup_failures = 0
+        task.pool.startup_failures = task.pool.startup_faults = 0
         self._pools.pump(task.pool)
         self._pools.touch(task.pool)
         self._database.write_unattended(

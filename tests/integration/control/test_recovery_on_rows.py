@@ -268,6 +268,8 @@ def test_inputs_wait_for_a_node_whose_disk_is_full_however_often_a_start_fails(t
         pool = await heart.pool(function_id)
         for _ in range(5):
             await node.exit(await node.start(function_id), exit_code=1, reason="disk_full", message="The disk of the node is full.")
+        await node.exit(await node.start(function_id), exit_code=1)  # one that is the function's own fault: it has more tries
+        await node.exit(await node.start(function_id), exit_code=1, reason="disk_full", message="The disk of the node is full.")
         assert len(pool.queue) == 1 and not (await heart.outputs(call.call_id)).items
         assert "disk of the node is full" in str(heart.server.overview.document()["waiting"])
         task = await node.ready(function_id)
