@@ -122,7 +122,6 @@ class LiveTask:
     started_at: float = 0.0
     ready_at: float = 0.0
     recall: asyncio.TimerHandle | None = None  # when what it was given ahead may be asked back
-    is_recalled: bool = False  # what it took along to its start was asked back: another can begin it sooner
     stop_reason: str = ""
     failure: api_pb2.GenericResult | None = None  # what it said of its own start
     address: str = ""  # of its network interface
@@ -173,6 +172,7 @@ class Pool:
     function: FunctionRecord
     queue: deque[LiveInput] = field(default_factory=deque)
     tasks: dict[str, LiveTask] = field(default_factory=dict)
+    took_along: LiveTask | None = None  # it starts with inputs that another could begin sooner, and was not asked for them back
     startup_failures: int = 0  # starts in a row that failed
     startup_faults: int = 0  # those of them that were its own fault, as a full disk is not
     not_before: float = 0.0  # no start earlier than this: the last ones failed

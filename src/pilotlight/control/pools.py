@@ -140,6 +140,8 @@ class Pools:
         item.task = task
         task.held[item.input_id] = item
         task.taken += 1
+        if task.state is TaskState.STARTING:
+            task.pool.took_along = task
 
     def pump(self, pool: Pool) -> None:
         """Hand out what waits to whoever is free."""
@@ -162,16 +164,17 @@ class Pools:
         slots = 1 if pool.single_use else task.slots
         while pool.queue and len(taken) < slots and pool.queue[0].payload is not None:
             taken.append(self._hold(task, pool.queue.popleft()))
+        pool.took_along = task if taken else None
         return [_delivery_of(task, taken)] if taken else []
 
-    def _recall_first_inputs(self, pool: Pool) -> None:
-        """A container is free while another that still starts has taken inputs along: they may come to the free one."""
-        free = any(task.free_slots for task in pool.tasks.values())
-        for task in pool.tasks.values() if free and not pool.queue else ():
-            if task.state is TaskState.STARTING and task.held and not task.is_recalled:
-                task.is_recalled = True
-                recall = platform_pb2.RecallInputs(task_id=task.task_id, input_ids=list(task.held))
-                self._nodes.send(task.node_id, platform_pb2.NodeCommand(recall=recall))
+    def _recall_first_inputs(self, pool: Pool, task: LiveTask) -> None:
+        """If a container is free while this one still starts, what it took along may come to the free one."""
+        if task.state is not TaskState.STARTING or not task.held:
+            pool.took_along = None
+        elif any(other.free_slots for other in pool.tasks.values()):
+            pool.took_along = None
+            recall = platform_pb2.RecallInputs(task_id=task.task_id, input_ids=list(task.held))
+            self._nodes.send(task.node_id, platform_pb2.NodeCommand(recall=recall))
 
     def _pump_singly(self, pool: Pool) -> None:
         granted: dict[LiveTask, list[LiveInput]] = defaultdict(list)
@@ -183,8 +186,8 @@ class Pools:
             self._deliver(task, inputs)
         if pool.queue and pool.queue[0].payload is None:
             self._read_payloads(pool)
-        elif not pool.queue and len(pool.tasks) > 1:
-            self._recall_first_inputs(pool)
+        elif not pool.queue and pool.took_along is not None:
+            self._recall_first_inputs(pool, pool.took_along)
 
     def _grant_ahead(self, pool: Pool, ahead: int, granted: dict[LiveTask, list[LiveInput]]) -> None:
         """Give busy containers what they will come to in a moment, so that they need not wait for it."""
