@@ -86,6 +86,7 @@ class Keeper:
         self._ended: dict[int, Template] = {}  # that still have children
         self._numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._remembering = asyncio.Lock()  # two at a time would spoil each other's file
         self._is_closing = False
         self.on_change: Callable[[list[TemplateState]], object] = lambda _: None  # told of all, when one comes or goes
 
@@ -228,9 +229,14 @@ class Keeper:
         await self._remember()
 
     async def _remember(self) -> None:
-        if self._memory is not None:
+        if self._memory is None:
+            return
+        async with self._remembering:
             recent = sorted(self._kept.values(), key=lambda kept: -kept.used_at)
-            await asyncio.to_thread(remembered.save, self._memory, [kept.recipe for kept in recent])
+            try:
+                await asyncio.to_thread(remembered.save, self._memory, [kept.recipe for kept in recent])
+            except OSError as error:  # costs a slower start, when this agent is gone
+                log.warning("templates.not_remembered", path=str(self._memory), error=str(error))
 
     def _pause(self, kept: Kept) -> None:
         kept.failures += 1

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
+import structlog.testing
 
 from pilotlight.core.containers import ContainerSpec, Recipe
 from pilotlight.core.errors import NotIsolated
@@ -261,6 +262,18 @@ def test_templates_of_the_last_time_are_begun_with_the_agent(tmp_path: Path) -> 
         await second.keeper.open()
         await second.rest()
         assert second.made.said == ["template 1", "spare of 1"]
+
+    run(check())
+
+
+def test_that_they_can_not_be_remembered_is_said_and_no_more(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    async def check() -> None:
+        bench = Bench(memory=tmp_path / "file" / "templates.json")
+        with structlog.testing.capture_logs() as logs:
+            await bench.ready(spec())
+        assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == ["templates.not_remembered"]
 
     run(check())
 
