@@ -35,6 +35,7 @@ class MountPoints:
             if (known := self._known.get(wanted)) is not None:
                 return known
             made = self._directory / str(len(self._known))
+            shutil.rmtree(made, ignore_errors=True)  # of an attempt that failed, as on a full disk
             made.mkdir(parents=True)
             made.chmod(0o755)
             _fill(made, wanted)

@@ -1,6 +1,9 @@
 """What mounts go onto: made once for all containers that have the same."""
 
+import errno
 from pathlib import Path
+
+import pytest
 
 from pilotlight.core.containers import Bind, ContainerSpec
 from pilotlight.node.mount_points import MountPoints
@@ -38,3 +41,18 @@ def test_after_a_sweep_they_are_made_again(tmp_path: Path) -> None:
     points.sweep()
     assert not made.exists()
     assert points.of(spec(1)).is_dir()
+
+
+def test_a_full_disk_is_in_nobodys_way_once_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    points = MountPoints(tmp_path / "points")
+    made = Path.touch
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "touch", fail)
+    with pytest.raises(OSError, match="No space"):
+        points.of(ContainerSpec("ta-1", (), (), {}))
+    monkeypatch.setattr(Path, "touch", made)
+    assert (points.of(ContainerSpec("ta-1", (), (), {})) / "etc" / "hosts").is_file()
+    assert len(list((tmp_path / "points").iterdir())) == 1
