@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pilotlight.core.errors import InvalidInput
+from pilotlight.images.layers import directory_size_bytes
+from pilotlight.images.removal import remove_tree
 from pilotlight.images.trees import Tree
 
 _OCTAL = re.compile(r"[0-7]{3,4}")
@@ -138,14 +140,18 @@ class _Writer:
 
     def archive(self, source: Path, target: PurePosixPath) -> None:
         """Unpack beside the layer, and copy from there: tar itself follows links that an earlier source has put into the layer."""
-        with tempfile.TemporaryDirectory(dir=self._layer.parent, prefix="archive-") as unpacked:
+        unpacked = tempfile.mkdtemp(dir=self._layer.parent, prefix="archive-")
+        try:
             command = ["tar", "--extract", "--file", str(source), "--directory", unpacked, "--numeric-owner", "--same-owner"]
             finished = subprocess.run([*command, "--same-permissions"], capture_output=True, text=True, check=False)
             if finished.returncode:
                 raise InvalidInput(f"ADD could not unpack {source.name}: {finished.stderr.strip()[-300:]}")
+            directory_size_bytes(Path(unpacked))  # raises InvalidInput for what is too deep to be gone through
             content = Copy((), str(target), Tree([Path(unpacked)]), Owner(-1, -1))
             self.ensure_directory(target)
             _Writer(content, self.image, self._layer).directory(PurePosixPath("/"), target)
+        finally:
+            remove_tree(Path(unpacked))
 
     def _put(self, source: Path, place: Path) -> None:
         if place.is_dir() and not place.is_symlink():

@@ -139,6 +139,14 @@ def test_an_archive_does_not_write_through_links_of_another_source(tmp_path: Pat
     assert (target / str(outside).lstrip("/") / "x").read_text() == "written", "it lies where a process in the image would find it"
 
 
+def test_an_archive_that_is_too_deep_is_refused_and_leaves_nothing(tmp_path: Path, image: Path, target: Path) -> None:
+    (tmp_path / "from").mkdir()
+    archive(tmp_path / "from/1.tar", ("file", "d/" * 1500 + "a", "a"))
+    with pytest.raises(InvalidInput, match="more than 512 directories in one another"):
+        copy(Copy(("1.tar",), "/dst/", Tree([tmp_path / "from"]), KEEP, unpack_archives=True), [image], target)
+    assert list(target.parent.glob("archive-*")) == []
+
+
 def test_archives_bring_no_devices(tmp_path: Path, image: Path, target: Path) -> None:
     (tmp_path / "from").mkdir()
     archive(tmp_path / "from/1.tar", ("device", "null", ""), ("file", "a", "a"))
