@@ -1,18 +1,27 @@
 """What the agent makes of children of templates, with real processes and sockets, and no template."""
 
+import contextlib
 import json
 import os
+import socket
 import subprocess
+import sys
 import time
+from collections.abc import Generator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
+from pilotlight.core.containers import ContainerSpec
 from pilotlight.node.cgroups import Group
+from pilotlight.node.rootfs import IdMap
 from pilotlight.node.setup import Setup
-from pilotlight.node.templates.channel import Channel
-from pilotlight.node.templates.spare import KILLED, Spare, discard
+from pilotlight.node.templates.channel import Channel, TemplateFault
+from pilotlight.node.templates.spare import KILLED, Spare, discard, make_spare
 from pilotlight.node.templates.template import Template
+from pilotlight.node.templates.warm import _enter
 
 
 def spare_that_said(*messages: object) -> Spare:
@@ -60,3 +69,48 @@ def test_words_that_can_not_be_understood_are_no_exit_code() -> None:
         spare = Spare(cast(Template, None), channel, Group({}))
         assert spare.exit_code() == KILLED
         spare.close()
+
+
+SAY = "import socket, sys, time; one = socket.socket(fileno=int(sys.argv[1])); [one.send(said.encode()) for said in sys.argv[2:]]"
+
+
+@contextlib.contextmanager
+def stranger_that_says(channel_end: socket.socket, *messages: str) -> Generator[None]:
+    """A process that says these, with its own number, and must be left alone."""
+    with channel_end:
+        fd = channel_end.fileno()
+        stranger = subprocess.Popen([sys.executable, "-c", f"{SAY}; time.sleep(60)", str(fd), *messages], pass_fds=[fd])
+    with stranger:
+        try:
+            yield
+            time.sleep(0.1)
+            assert stranger.poll() is None
+        finally:
+            stranger.kill()
+
+
+def test_who_is_not_of_the_template_is_taken_for_no_child_of_it() -> None:
+    """Its number is that of a child that has ended, or the template names somebody else's process."""
+    channel, theirs = Channel.pair(5.0)
+    network = SimpleNamespace(tune=lambda *_: None, take_port=lambda: None, attach=lambda *_: None)
+    setup = SimpleNamespace(groups=SimpleNamespace(of=lambda _: Group({})), network=network, ids=IdMap(), sysctls={})
+    template = SimpleNamespace(
+        make_network=lambda: os.open("/proc/self/ns/net", os.O_RDONLY),
+        fork=lambda _: channel,
+        started=SimpleNamespace(group=Group({})),
+    )
+    with stranger_that_says(theirs, '{"born": true}'), pytest.raises(TemplateFault, match="no process of it"):
+        make_spare(cast(Setup, setup), cast(Template, template))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="changes owners")
+def test_who_is_not_in_the_group_of_a_child_is_not_its_program(tmp_path: Path) -> None:
+    channel, theirs = Channel.pair(5.0)
+    (tmp_path / "cgroup.procs").write_text("123\n")
+    spare = Spare(cast(Template, None), channel, Group({"pids": (2, tmp_path)}))
+    outputs = os.pipe()
+    with stranger_that_says(theirs, '{"init": true}', '{"program": true}'), pytest.raises(TemplateFault, match="no process of it"):
+        _enter(ContainerSpec("ta-1", (), (), {}), spare, os.open("/", os.O_PATH), *outputs)
+    spare.close()
+    for fd in outputs:
+        os.close(fd)

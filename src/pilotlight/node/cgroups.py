@@ -216,6 +216,10 @@ class Group:
                 found.update(int(line) for line in entrance.read_text().split())
         return found
 
+    def has(self, process: int) -> bool:
+        """Whether a process is in the groups, by the first of them."""
+        return any(str(process) in entrance.read_text().split() for entrance in self.entrances[:1])
+
     def kill(self) -> int:
         """SIGKILL to every process in the groups; returns how many there were."""
         found = self.processes()

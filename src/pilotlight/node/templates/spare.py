@@ -19,6 +19,7 @@ from pilotlight.node.templates.template import Template
 
 KILLED = 128 + signal.SIGKILL
 MOST_CODE = 255
+PIDS = 16  # until it becomes a container: it has two
 _numbers = itertools.count(1)
 
 
@@ -65,12 +66,12 @@ def make_spare(setup: Setup, template: Template) -> Spare:
         raise
     spare = Spare(template, channel, setup.groups.of(f"spare-{next(_numbers)}"), network=network, owner=setup.ids.first)
     try:
-        spare.group.create(cgroups.Limits())
+        spare.group.create(cgroups.Limits(pids=PIDS))
         setup.network.tune(network, _sysctls(setup))
         spare.port = setup.network.take_port()
         setup.network.attach(spare.port, network)
-        _, spare.pid = channel.receive("born")
-        spare.pidfd = os.pidfd_open(spare.pid)
+        _, pid = channel.receive("born")
+        spare.pid, spare.pidfd = pid, _own_child(template, pid)
         spare.group.take_in(spare.pid)
         channel.receive("staged")
         channel.send({})
@@ -82,6 +83,15 @@ def make_spare(setup: Setup, template: Template) -> Spare:
         discard(setup, spare)
         raise
     return spare
+
+
+def _own_child(template: Template, pid: int) -> int:
+    """A pidfd of a process of the template: by a number alone it might be anybody, whom we would then move, bound and kill."""
+    pidfd = os.pidfd_open(pid)
+    if not template.started.group.has(pid):
+        os.close(pidfd)
+        raise TemplateFault(f"What says that it was forked, process {pid}, is no process of it.")
+    return pidfd
 
 
 def discard(setup: Setup, spare: Spare) -> None:

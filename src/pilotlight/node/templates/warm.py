@@ -103,6 +103,8 @@ def _enter(spec: ContainerSpec, spare: Spare, tree: int, stdout: int, stderr: in
         program = pid if "program" in answer else program
     if not program or "init" not in said:
         raise TemplateFault(f"It did not become a container: {said.get('error') or 'no reason was given'}.")
+    if not spare.group.has(program):  # by a number alone it might be anybody, whom we would then bound, stop and kill
+        raise TemplateFault(f"What says that it is its program, process {program}, is no process of it.")
     if said.get("shadowed"):
         raise TemplateFault(f"Files of the program are named like modules that are loaded: {said['shadowed']}.")
     took = said.get("took_ms")
