@@ -63,7 +63,6 @@ class Observed:
     user_owner: int
     uid_map: IdRanges
     gid_map: IdRanges
-    setgroups: str
     groups: Mapping[str, str]
     mounts: tuple[Mount, ...]
     is_root_of_namespace: bool
@@ -105,7 +104,6 @@ def observe(pid: int, *, held: Held | None = None, memory: bool = False, apart_f
             user_owner=user_owner,
             uid_map=parse_id_map(_text(place, "uid_map")),
             gid_map=parse_id_map(_text(place, "gid_map")),
-            setgroups=_text(place, "setgroups").strip(),
             groups=parse_groups(_text(place, "cgroup")),
             mounts=parse_mounts(whole),
             is_root_of_namespace=own_view == whole,

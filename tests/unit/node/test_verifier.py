@@ -58,7 +58,6 @@ OBSERVED = Observed(
     user_owner=0,
     uid_map=parse_id_map("         0     100000      65536\n"),
     gid_map=parse_id_map("         0     100000      65536\n"),
-    setgroups="allow",
     groups=parse_groups("4:memory:/outer/pilotlight-1/ta-1\n3:cpu,cpuacct:/pilotlight-1/ta-1\n0::/\n"),
     mounts=parse_mounts(MOUNTINFO),
     is_root_of_namespace=True,

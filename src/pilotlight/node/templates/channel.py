@@ -40,9 +40,6 @@ class Channel:
         channel.other_end = link_of(theirs.fileno())
         return channel, theirs
 
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
     def close(self) -> None:
         self._socket.close()
 
