@@ -31,6 +31,7 @@ import probes
 pytestmark = pytest.mark.e2e
 
 VARIABLE = "ESCAPE_CANARY"  # in the environment of the platform
+ALL_FLOODS = "PILOTLIGHT_ALL_FLOODS"
 ORDINARY, WARM, STRICT = "ordinary", "warm", "strict"
 FLAGS = {ORDINARY: {}, WARM: {}, STRICT: {"isolation": "strict"}}
 ATTACK_S, FLOODS_S, PATHS_S = 400.0, 560.0, 900.0
@@ -139,14 +140,22 @@ def _variables(mode: str) -> dict[str, str]:
     return {"PILOTLIGHT_WARM_STARTS": "1" if mode == WARM else "0"}
 
 
+@pytest.fixture(scope="module")
+def escape_state() -> Iterator[Path]:
+    """A state directory on which platforms run one after the other, so that images are built once."""
+    kept = os.environ.get("PILOTLIGHT_E2E_STATE")
+    directory = Path(f"{kept}-escape" if kept else tempfile.mkdtemp(prefix="pilotlight-escape-"))
+    yield directory / "state"
+    if not kept:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
 @pytest.fixture(scope="module", params=[ORDINARY, WARM, STRICT])
-def guarded(request: pytest.FixtureRequest, bait: Bait) -> Iterator[Platform]:
+def guarded(request: pytest.FixtureRequest, bait: Bait, escape_state: Path) -> Iterator[Platform]:
     """A platform that starts containers in one way, with little disk for each."""
-    mode = request.param
+    mode, state = request.param, escape_state
     if mode == STRICT and not shutil.which("runsc"):
         pytest.skip("needs runsc")
-    kept = os.environ.get("PILOTLIGHT_E2E_STATE")
-    state = Path(f"{kept}-escape" if kept else tempfile.mkdtemp(prefix="pilotlight-escape-")) / "state"
     flags = [part for name, value in FLAGS[mode].items() for part in (f"--{name}", value)]
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {VARIABLE: "1", "PILOTLIGHT_EPHEMERAL_DISK_MIB": "512", **_variables(mode)}.items():
@@ -159,8 +168,6 @@ def guarded(request: pytest.FixtureRequest, bait: Bait) -> Iterator[Platform]:
     finally:
         _pilotlight("down", "--state", str(state))
         assert not any(traces(Settings(state=state)).values()), traces(Settings(state=state))
-        if not kept:
-            shutil.rmtree(state.parent, ignore_errors=True)
 
 
 def _reports(text: str, kind: str) -> dict[str, dict[str, Any]]:
@@ -280,6 +287,8 @@ class Flooded:
 
 @pytest.fixture(scope="module")
 def floods(guarded: Platform) -> Flooded:
+    if guarded.environment["ESCAPE_MODE"] != ORDINARY and not os.environ.get(ALL_FLOODS):
+        pytest.skip("`make escape` has the floods of each way of starting containers")
     before_mib = _resident_mib(guarded)
     finished = guarded.run("floods.py", deadline_s=FLOODS_S)
     return Flooded(_reports(finished.out, "flood"), _resident_mib(guarded) - before_mib)
