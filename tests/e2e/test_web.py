@@ -132,15 +132,15 @@ def test_proxy_tokens(web: Platform, http: httpx.Client) -> None:
     assert token_id in web.control("proxy-token", "list")
     web.modal("workspace", "proxy-tokens", "update", token_id, "name", "renamed")
     assert "renamed" in web.modal("workspace", "proxy-tokens", "list").out
-    web.modal("environment", "create", "elsewhere")
-    web.modal("workspace", "proxy-tokens", "allow", token_id, "elsewhere")
+    web.modal("environment", "create", "beside-main")
+    web.modal("workspace", "proxy-tokens", "allow", token_id, "beside-main")
     assert http.get(url, headers=headers).status_code == 401
     web.modal("workspace", "proxy-tokens", "allow", token_id, "main")
     assert http.get(url, headers=headers).json() == "secret"
     web.modal("workspace", "proxy-tokens", "revoke", token_id, "main")
     assert http.get(url, headers=headers).status_code == 401
     web.modal("workspace", "proxy-tokens", "delete", "--yes", token_id)
-    web.modal("environment", "delete", "--yes", "elsewhere")
+    web.modal("environment", "delete", "--yes", "beside-main")
     ours = dict(line.split(": ") for line in web.control("proxy-token", "create", "ours").splitlines())
     assert http.get(url, headers=ours).json() == "secret"
     web.control("proxy-token", "revoke", ours["Modal-Key"])
