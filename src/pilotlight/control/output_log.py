@@ -138,7 +138,6 @@ class OutputLog:
                 }
             )
         self._write_soon()
-        self.wake(app_id)
 
     def keep_receipt(self, node_id: str, epoch: str, number: int) -> None:
         """Put on record, together with the lines before this call, that they are all of a node's batches up to this number."""
@@ -177,7 +176,14 @@ class OutputLog:
         self._flight = None
         if done.cancelled():
             return
-        error = done.exception()
+        try:
+            self._judge(rows, receipts, done.exception())
+        finally:
+            for app_id in list(self._changed):
+                self.wake(app_id)
+
+    def _judge(self, rows: list[dict[str, Any]], receipts: dict[str, Receipt], error: BaseException | None) -> None:
+        """What became of a write: on disk, to be tried again, or given up."""
         if error is not None and not isinstance(error, REFUSALS):
             log.error("output_given_up", lines=len(rows), exc_info=error)  # a fault of ours, which another try would meet again
             self._unkept = receipts | self._unkept
@@ -247,6 +253,13 @@ class OutputLog:
         if (changed := self._changed.pop(app_id, None)) is not None:
             changed.set()
 
+    @property
+    def _shown_id(self) -> int:
+        """Lines up to here may be shown: they are on disk. Were others, a server that died now would show them once more under new
+        numbers. What the disk refuses is shown at once, since it may never get there."""
+        oldest = next(iter(self._in_flight or self._unwritten), None)
+        return self._last_id if oldest is None or self._is_refused else oldest["line_id"] - 1
+
     async def follow(
         self, chosen: Filter, after_id: int, timeout_s: float, is_done: Callable[[], bool]
     ) -> AsyncGenerator[api_pb2.TaskLogsBatch]:
@@ -262,7 +275,7 @@ class OutputLog:
                 for batch in _batches(lines):
                     yield batch
                 continue
-            if done:
+            if done and self._shown_id == self._last_id:
                 yield api_pb2.TaskLogsBatch(app_done=True, entry_id=_entry(after_id))
                 return
             try:
@@ -271,12 +284,13 @@ class OutputLog:
                 return
 
     async def _after(self, chosen: Filter, after_id: int) -> list[Line]:
+        shown_id = self._shown_id
         if self._recent and self._recent[0].line_id <= after_id + 1:
             found: list[Line] = []
             for line in reversed(self._recent):
                 if line.line_id <= after_id:
                     break
-                if chosen.matches(line):
+                if line.line_id <= shown_id and chosen.matches(line):
                     found.append(line)
             return found[::-1][:LINES_PER_REPLY]
         if self._last_id <= after_id:

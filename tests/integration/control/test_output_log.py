@@ -42,6 +42,19 @@ def test_a_reader_gets_what_it_asked_for_from_its_cursor_on(tmp_path: Path) -> N
     beat(tmp_path, scenario)
 
 
+def test_a_line_is_shown_when_it_is_on_disk(tmp_path: Path) -> None:
+    """Shown before, it would be shown again, under a new number, by the server after one that died in between."""
+
+    async def scenario(heart: Heart) -> None:
+        log = heart.server.output_log
+        print_lines(log, "ap-1", "one\n")
+        assert await read(log, Filter("ap-1"), after=ID_GAP) == []
+        await log.settled()
+        assert await read(log, Filter("ap-1"), after=ID_GAP) == ["one\n"]
+
+    beat(tmp_path, scenario)
+
+
 def test_memory_and_disk_tell_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output_log, "RECENT_LINES", 2)
 
