@@ -266,8 +266,11 @@ class OutputLog:
         """Lines after the cursor as they come; ends after the time-out, or with `app_done` once `is_done`."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
+        end_id: int | None = None  # of the last line when it was done; other apps print on
         while True:
-            done = is_done()
+            if end_id is None and is_done():
+                end_id = self._last_id
+            is_over = end_id is not None and self._shown_id >= end_id  # said before looking: nothing more can come up to there
             changed = self._changed.setdefault(chosen.app_id, asyncio.Event())
             lines = await self._after(chosen, after_id)
             if lines:
@@ -275,7 +278,7 @@ class OutputLog:
                 for batch in _batches(lines):
                     yield batch
                 continue
-            if done and self._shown_id == self._last_id:
+            if is_over:
                 yield api_pb2.TaskLogsBatch(app_done=True, entry_id=_entry(after_id))
                 return
             try:
