@@ -1,6 +1,6 @@
 """Cold starts: calls of functions of which nothing runs, beside other ways to start a Python process, in one run.
 
-    python -m bench.cold [--state DIR] [--rounds 30] [--many] [--load] [--plot FILE] [--json]
+    python -m bench.cold [--state DIR] [--set SETTING=VALUE] [--rounds 30] [--many] [--load] [--plot FILE] [--json]
 
 Before each call the bench sees to it that no process of any container exists (`modal container stop`, then the kernel's books are
 looked at), and that the machine has been quiet for a moment; in bursts only the first call finds nothing. "p50" and "p95" are of
@@ -163,7 +163,7 @@ def measure(bench: Bench, options: argparse.Namespace, directory: Path) -> dict[
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--state", type=Path)
+    platform.add_options(parser)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--many", action="store_true")
     parser.add_argument("--load", action="store_true")
@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="where to draw the medians (needs matplotlib)")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    with platform.running(options.state) as running, tempfile.TemporaryDirectory(prefix="pilotlight-cold-") as name:
+    with platform.running(options) as running, tempfile.TemporaryDirectory(prefix="pilotlight-cold-") as name:
         for module in APPS:
             running.deploy(f"bench.cold_functions.{module}")
         with Process("cold-client", [sys.executable, "-m", "bench.cold_client"], Path(name), running.environment) as client:

@@ -1,6 +1,6 @@
 """Where the time of a cached `modal run examples/hello.py` goes.
 
-    python -m bench.hello [--state DIR] [--rounds 7] [--json]
+    python -m bench.hello [--state DIR] [--set SETTING=VALUE] [--rounds 7] [--json]
 
 The client's process is watched from its start to its end. "waits" is the time in which it has an RPC under way that it waits for.
 Of that, "the client in the container" is the part in which a container's process was up and had not yet asked for an input (the
@@ -111,11 +111,11 @@ def same_rows(rounds: Sequence[Figures]) -> list[Figures]:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--state", type=Path)
+    platform.add_options(parser)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    with platform.running(options.state) as running, tempfile.TemporaryDirectory(prefix="pilotlight-hello-") as name:
+    with platform.running(options) as running, tempfile.TemporaryDirectory(prefix="pilotlight-hello-") as name:
         one_round(running, Path(name))  # builds and caches what the others find
         rounds = same_rows([one_round(running, Path(name)) for _ in range(options.rounds)])
     show("hello", {"ms": medians(rounds)}, options.json)

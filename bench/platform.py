@@ -1,5 +1,6 @@
 """A running Pilotlight for measurements: of its own unless one is named, and gone afterwards."""
 
+import argparse
 import json
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.processes import Failed, clean_environment
+from pilotlight.config import Settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -38,16 +40,34 @@ class Platform:
         run([MODAL, "app", "stop", "--yes", app], self.environment)
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that name a platform, or say of what kind one's own is to be."""
+    parser.add_argument("--state", type=Path, help="a platform's; without it there is a new one")
+    parser.add_argument("--set", metavar="SETTING=VALUE", type=_setting, action="append", default=[], help="of the new one")
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or name not in Settings.model_fields:
+        raise argparse.ArgumentTypeError(f"{text!r} is no setting and its value")
+    return name, value
+
+
 @contextmanager
-def running(state: Path | None) -> Generator[Platform, None, None]:
-    """The platform at `state`, as it is if it runs already; else one that ends with the block. None: a new, temporary one."""
+def running(options: argparse.Namespace) -> Generator[Platform, None, None]:
+    """The platform that `options` name, as it is if it runs already; else one with their settings that ends with the block."""
+    state: Path | None = options.state
+    settings: dict[str, str] = dict(options.set)
     with tempfile.TemporaryDirectory(prefix="pilotlight-bench-") as name:
         place = state or Path(name) / "state"
         at = ["--state", str(place)]
         was_running = place.exists() and is_running(place)
+        if was_running and settings:
+            raise Failed(f"the platform at {place} runs already: it has settings of its own")
         if not was_running:
-            no_limit = clean_environment(PILOTLIGHT_WEB_RATE_LIMIT="0", PILOTLIGHT_RPC_RATE_LIMIT="0")
-            run([PILOTLIGHT, "up", "--detach", *at, "--api", free_address(), "--web", free_address()], no_limit)
+            chosen = {"web_rate_limit": "0", "rpc_rate_limit": "0"} | settings
+            environment = clean_environment(**{f"PILOTLIGHT_{name.upper()}": value for name, value in chosen.items()})
+            run([PILOTLIGHT, "up", "--detach", *at, "--api", free_address(), "--web", free_address()], environment)
         try:
             yield Platform(place, clean_environment(**exported(run([PILOTLIGHT, "env", *at])), PYTHONPATH=str(REPOSITORY)))
         finally:

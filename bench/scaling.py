@@ -1,6 +1,6 @@
 """Scaling on a running platform: what deployed functions cost that nobody calls, how soon a burst runs, what idle containers hold.
 
-    python -m bench.scaling [--state DIR] [--rounds 3] [--inputs 50] [--idle 40] [--seconds 30] [--json]
+    python -m bench.scaling [--state DIR] [--set SETTING=VALUE] [--rounds 3] [--inputs 50] [--idle 40] [--seconds 30] [--json]
 
 "until all run" is from the call to the start of the last of as many inputs of one second, each in a container of its own where the
 policy wants it so; "memory" of a container is what its control group is charged with, "own" of that what is no page of a file.
@@ -86,7 +86,7 @@ def none_left(state: Path) -> None:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--state", type=Path)
+    platform.add_options(parser)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--inputs", type=int, default=50)
     parser.add_argument("--idle", type=int, default=40)
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     columns: dict[str, Figures] = {}
-    with platform.running(options.state) as running, tempfile.TemporaryDirectory(prefix="pilotlight-scaling-") as name:
+    with platform.running(options) as running, tempfile.TemporaryDirectory(prefix="pilotlight-scaling-") as name:
         running.deploy("bench.many")
         pid = running.pids()["server"]
         with Process("client", [sys.executable, "-m", "bench.scaling_client"], Path(name), running.environment) as client:

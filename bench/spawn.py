@@ -1,6 +1,6 @@
 """Inputs that are spawned and not waited for: is the rate at which they are accepted constant, and what do they cost in memory?
 
-    python -m bench.spawn [--state DIR] [--inputs 100000] [--step 10000] [--json]
+    python -m bench.spawn [--state DIR] [--set SETTING=VALUE] [--inputs 100000] [--step 10000] [--json]
 
 The stock client's `spawn_map`, in steps. The function spawned has one container that sleeps over its first input, so that nearly
 all inputs stay queued: what the server's memory (anonymous pages) grows by, per input, is what a waiting input costs.
@@ -46,12 +46,12 @@ def measure(running: platform.Platform, options: argparse.Namespace, directory: 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--state", type=Path)
+    platform.add_options(parser)
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--step", type=int, default=10_000)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    with platform.running(options.state) as running, tempfile.TemporaryDirectory(prefix="pilotlight-spawn-") as name:
+    with platform.running(options) as running, tempfile.TemporaryDirectory(prefix="pilotlight-spawn-") as name:
         show("spawn", measure(running, options, Path(name)), options.json)
 
 

@@ -1,6 +1,6 @@
 """Dicts and queues on a running platform, beside a bare RPC of the same client on the same connection, in turn with each request.
 
-    python -m bench.state [--state DIR] [--rounds 3] [--requests 500] [--consumers 100] [--seconds 5] [--json]
+    python -m bench.state [--state DIR] [--set SETTING=VALUE] [--rounds 3] [--requests 500] [--consumers 100] [--seconds 5] [--json]
 
 "ratio" is p50 over the bare RPC's. "blocked consumers" are CPU milliseconds per second of the server while so many clients wait for
 an item of one queue, and the time from the put of as many items until each has one.
@@ -53,14 +53,14 @@ def _cpu_ms_per_s(pid: int, seconds: float) -> float:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--state", type=Path)
+    platform.add_options(parser)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=500)
     parser.add_argument("--consumers", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    with platform.running(options.state) as running, tempfile.TemporaryDirectory(prefix="pilotlight-state-") as name:
+    with platform.running(options) as running, tempfile.TemporaryDirectory(prefix="pilotlight-state-") as name:
         pid = running.pids()["server"]
         command = [sys.executable, "-m", "bench.state_client"]
         with Process("client", command, Path(name), running.environment) as client:

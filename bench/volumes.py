@@ -1,6 +1,6 @@
 """Volumes on a running platform: transfers beside a bare HTTP server, many small files, and the speed inside a container.
 
-    python -m bench.volumes [--state DIR] [--rounds 3] [--mib 1024] [--files 10000] [--json]
+    python -m bench.volumes [--state DIR] [--set SETTING=VALUE] [--rounds 3] [--mib 1024] [--files 10000] [--json]
 
 put, get             `modal volume put` and `get` of a file of 1 GiB, without the interpreter's start. "bare HTTP": the same client
                      with the same bytes, to and from a server on the loopback that drops them or sends a file; it hashes and sends
@@ -174,14 +174,14 @@ def ratios(ours: list[Figures], rule: list[Figures], names: tuple[str, ...]) -> 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--state", type=Path)
+    platform.add_options(parser)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--mib", type=int, default=1024, help="of each large file")
     parser.add_argument("--files", type=int, default=10_000, help="small ones")
     parser.add_argument("--only", choices=("transfers", "small", "container"), help="one of the three parts")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    with platform.running(options.state) as running:
+    with platform.running(options) as running:
         if options.only != "container":
             with prepared(running, options.mib << 20) as bench:
                 if options.only != "small":

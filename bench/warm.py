@@ -1,6 +1,6 @@
 """Warm calls and maps through a running platform, containers and all, beside the ruler: the two take turns within each round.
 
-    python -m bench.warm [--state DIR] [--rounds 3] [--calls 400] [--inputs 5000] [--json]
+    python -m bench.warm [--state DIR] [--set SETTING=VALUE] [--rounds 3] [--calls 400] [--inputs 5000] [--json]
 
 "ratio" is the median of the rounds' ratios: above 1 is slower for times, below 1 is slower for rates. Without --state a new
 platform is started, which builds its image first, and is removed afterwards; a state that has run before spares that.
@@ -57,10 +57,10 @@ def measure(running: platform.Platform, options: argparse.Namespace, directory: 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--state", type=Path)
+    platform.add_options(parser)
     floor.add_options(parser)
     options = parser.parse_args()
-    with platform.running(options.state) as running, tempfile.TemporaryDirectory(prefix="pilotlight-warm-") as name:
+    with platform.running(options) as running, tempfile.TemporaryDirectory(prefix="pilotlight-warm-") as name:
         show("warm", measure(running, options, Path(name)), options.json)
 
 

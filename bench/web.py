@@ -1,6 +1,6 @@
 """A web app through a running platform, container and all, beside the ruler of bench.null_web: the two take turns in each round.
 
-    python -m bench.web [--state DIR] [--rounds 3] [--seconds 4] [--connections 32] [--mib 1024] [--json]
+    python -m bench.web [--state DIR] [--set SETTING=VALUE] [--rounds 3] [--seconds 4] [--connections 32] [--mib 1024] [--json]
 
 p50_ms, p99_ms      of the first byte of `GET /`, on one connection, each request as soon as the one before is answered
 requests_per_s      of `GET /` on 32 connections, with one request at a time on each; *_cpu_ms: CPU per request of each process then
@@ -146,14 +146,14 @@ def compare(sides: Mapping[str, Side], work: Callable[[Side], Figures], rounds: 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--state", type=Path)
+    platform.add_options(parser)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement of small requests")
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--mib", type=int, default=1024, help="of each large body")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    with platform.running(options.state) as running, ruler() as rule:
+    with platform.running(options) as running, ruler() as rule:
         ours, interpreter = deployed(running)
         sides = {"platform": ours, "ruler": rule}
         for side in sides.values():
