@@ -56,6 +56,13 @@ RATE = Rate()
 @click.option(
     "--isolation", type=click.Choice(["ordinary", "strict"]), help="strict: gVisor between functions and this machine's kernel."
 )
+@click.option(
+    "--warm-memory",
+    "warm_memory_mib",
+    metavar="MIB",
+    type=click.IntRange(min=0),
+    help="Memory for processes that containers are forked from (default 0: a tenth of what the node offers).",
+)
 @click.option("--gpus", metavar="KIND:N[,…]", help="GPUs that this machine is said to have, or none (default: those it has).")
 @click.option("--reject-unplaceable", is_flag=True, default=None, help="Inputs that no node could ever run fail at once.")
 @click.option("--gpu-share", metavar="KIND=N[,…]", help="Let so many containers share a GPU of a kind (default: one has it alone).")
