@@ -170,15 +170,27 @@ def campaign(
 
 def at_rest(target: Target) -> dict[str, float]:
     """Counts of a platform that has just been started, and has nothing to do or to keep but what is deployed."""
-    wait_for(lambda: not target.containers(), REST_S, "no container is left")
+    wait_for(target.is_idle, REST_S, "no container is left")
     target.down()
     target.up(**SHORT_LIVES)
     time.sleep(IDLE_S)
     target.command("gc")
     target.down()
     target.up()
-    time.sleep(IDLE_S)
+    settle(target)
     return traces.count(target)
+
+
+def settle(target: Target) -> None:
+    """Wait until nothing runs, and what the node makes ready ahead of use is there."""
+    seen: list[set[str]] = []
+
+    def is_steady() -> bool:
+        seen.append(set(target.containers()))
+        time.sleep(IDLE_S)
+        return target.is_idle() and seen[-1] == set(target.containers())
+
+    wait_for(is_steady, REST_S, "nothing begins or ends any more")
 
 
 def tail(path: Path) -> str:

@@ -30,6 +30,7 @@ COMMAND_TIMEOUT_S = 120.0
 GONE_WAIT_S = 20.0  # for a mount to be let go of by all namespaces
 STILL_S = 0.1  # for processes to be where a signal has stopped them
 CONTROLLER = "pids"  # whose groups name the processes of containers; v1 and v2 alike
+AHEAD_OF_USE = re.compile(r"(template|spare)-\d+")  # groups of what a node keeps ready, whoever asks
 _PIDFD_GETFD = 438  # asm-generic/unistd.h
 _CONNECTED = "03"  # SS_CONNECTED in /proc/net/unix
 
@@ -103,6 +104,10 @@ class Target:
                     if pids := [int(line) for file in directory.rglob("cgroup.procs") for line in file.read_text().split()]:
                         found[directory.name] = pids
         return found
+
+    def is_idle(self) -> bool:
+        """Whether no function and no build step runs."""
+        return all(AHEAD_OF_USE.fullmatch(name) for name in self.containers())
 
     def _groups(self) -> list[Path]:
         root = Path("/sys/fs/cgroup")

@@ -153,6 +153,20 @@ def test_old_events_go_and_so_do_those_beyond_the_limit(tmp_path: Path, monkeypa
     within(tmp_path, scenario)
 
 
+def test_events_beyond_the_limit_go_without_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pilotlight.control.audit.MAX_EVENTS", 3)
+    monkeypatch.setattr("pilotlight.store.audit.TRIMMED_EVERY", 10)
+
+    async def scenario(database: Database) -> None:
+        audit = Audit(database=database, retention_s=3600)
+        for number in range(52):
+            audit.record(actor="ak-1", address="", action="AppStop", about=f"ap-{number}", outcome="OK")
+        listed = [event.object for event in await audit.events(since=0.0, after_id=0, limit=100)]
+        assert listed == ["ap-47", "ap-48", "ap-49", "ap-50", "ap-51"]
+
+    within(tmp_path, scenario)
+
+
 def test_wrong_tokens_are_written_down_and_have_to_wait_while_who_works_goes_on() -> None:
     platform = Platform()
     platform.start()
@@ -166,8 +180,9 @@ def test_wrong_tokens_are_written_down_and_have_to_wait_while_who_works_goes_on(
             said: list[tuple[Status, str]] = []
             for number in range(MAX_FAILURES + 2):
                 bad = {"x-modal-token-id": "as-hunter2", "x-modal-token-secret": f"as-{number}"}
-                with pytest.raises(GRPCError) as refused:
-                    await client.AppList(api_pb2.AppListRequest(), metadata=bad)
+                async with Channel(host, int(port)) as other:  # on this one nothing more would be read for a while
+                    with pytest.raises(GRPCError) as refused:
+                        await ModalClientStub(other).AppList(api_pb2.AppListRequest(), metadata=bad)
                 said.append((refused.value.status, refused.value.message or ""))
             assert {status for status, _ in said[:MAX_FAILURES]} == {Status.UNAUTHENTICATED}
             assert {status for status, _ in said[MAX_FAILURES:]} == {Status.RESOURCE_EXHAUSTED}

@@ -323,6 +323,30 @@ def test_a_token_that_is_wrong_is_told_before_its_message_has_come() -> None:
     within(scenario)
 
 
+def test_who_tries_many_tokens_on_a_connection_does_so_slowly() -> None:
+    async def scenario() -> None:
+        async with Serving(Patience()) as serving, serving.channel() as good:
+            guessing = Raw(serving.port, token_id="")
+            await guessing.flush()
+            await guessing.until(h2.events.RemoteSettingsChanged)
+            for _ in range(2000):
+                guessing.request("ClientHello")
+            await guessing.flush()
+            await guessing.until(h2.events.ResponseReceived)
+            for _ in range(50):
+                await hello(good)
+            guessing.socket.setblocking(False)
+            answered = 1
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    while True:
+                        answered += sum(isinstance(event, h2.events.ResponseReceived) for event in await guessing.events())
+            assert answered < 1000, answered
+            guessing.socket.close()
+
+    within(scenario)
+
+
 @pytest.mark.parametrize("connections", [1, 4])
 def test_a_flood_is_held_back_and_another_client_works_at_its_usual_speed(connections: int) -> None:
     rate, seconds = 200.0, 3.0

@@ -44,7 +44,9 @@ class Audit:
         if len(self._recent) > REMEMBERED:
             self._recent.popitem(last=False)
         event = Event(0, now, *key)
-        self._last = self._database.write_unattended(lambda connection: store.add(connection, event), "audit event", patient=True)
+        self._last = self._database.write_unattended(
+            lambda connection: store.add(connection, event, MAX_EVENTS), "audit event", patient=True
+        )
         self._last.add_done_callback(lambda _: self._wake())
 
     async def events(self, *, since: float, after_id: int, limit: int, wait_s: float = 0.0) -> Sequence[Event]:

@@ -20,16 +20,16 @@ class Owners:
         self._apps = apps
         self._functions = functions
         self._calls = calls
-        self._known: OrderedDict[str, Owner] = OrderedDict()
+        self._known: OrderedDict[tuple[Kind, str], Owner] = OrderedDict()
 
     async def of(self, kind: Kind, object_id: str) -> Owner | None:
         """The owner of an object; None where there is no such object (any more)."""
-        owner = self._known.get(object_id) or self._at_hand(kind, object_id)
+        owner = self._known.get((kind, object_id)) or self._at_hand(kind, object_id)
         if owner is not None:
             return owner
         owner = await self._database.read(lambda connection: store.owner_of(connection, kind, object_id))
         if owner is not None:
-            self._known[object_id] = owner
+            self._known[kind, object_id] = owner
             if len(self._known) > MAX_KNOWN:
                 self._known.popitem(last=False)
         return owner

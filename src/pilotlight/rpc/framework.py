@@ -26,6 +26,8 @@ from pilotlight.wire.listening import watch_of
 
 log = structlog.get_logger()
 
+REFUSED_HOLD_S = 1.0  # nothing more is read of a connection on which a token was wrong: who guesses does so slowly
+
 STATUS: dict[type[errors.PilotlightError], Status] = {
     errors.InvalidInput: Status.INVALID_ARGUMENT,
     errors.BadCredentials: Status.UNAUTHENTICATED,
@@ -182,11 +184,14 @@ class Service:
 
     def _accept(self, stream: Any, name: str) -> Caller:
         """Who asks: known before anything of the request is read, but what came with its head."""
+        watch = watch_of(stream)
         try:
             caller = self._authenticate(stream.metadata)
         except errors.PilotlightError as error:
+            if watch is not None and isinstance(error, errors.BadCredentials | errors.OverLimit):
+                watch.hold(REFUSED_HOLD_S)
             raise _to_grpc(error, name) from None
-        if (watch := watch_of(stream)) is not None:
+        if watch is not None:
             watch.proved()
             if self._paces is not None and (ahead_s := self._paces.take(caller.token_id)):
                 watch.hold(ahead_s)

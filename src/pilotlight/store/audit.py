@@ -8,10 +8,13 @@ from sqlalchemy import Connection, Row, delete, func, insert, select
 from pilotlight.core.audit import Event
 from pilotlight.store.tables import audit
 
+TRIMMED_EVERY = 1_000  # events
 
-def add(connection: Connection, event: Event) -> None:
-    """Append an event; its id is the next one."""
-    connection.execute(
+
+def add(connection: Connection, event: Event, keep: int) -> None:
+    """Append an event; its id is the next one. Now and then what is older than the newest so many goes: whoever makes events
+    quickly does not fill the disk until the next sweep."""
+    added = connection.execute(
         insert(audit).values(
             at=event.at,
             actor=event.actor,
@@ -21,6 +24,9 @@ def add(connection: Connection, event: Event) -> None:
             outcome=event.outcome,
         )
     )
+    assert added.inserted_primary_key is not None
+    if (event_id := added.inserted_primary_key[0]) % TRIMMED_EVERY == 0:
+        connection.execute(delete(audit).where(audit.c.event_id <= event_id - keep))
 
 
 def newest(connection: Connection, since: float, after_id: int, limit: int) -> Sequence[Row[*tuple[Any, ...]]]:

@@ -6,9 +6,11 @@ Invariant: one connection, whatever it sends, reads or leaves undone, holds neit
 * Who asks for nothing that was accepted, from the beginning on, is dropped: one that only takes a place.
 * Who does not read what it is sent is dropped.
 * Who asks faster than it may is read more slowly: TCP holds it back at its own end, and it loses nothing.
+* Whose bytes take long to look at, whatever they are (frames that ask for nothing are cheap to send), has others go before it.
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +29,8 @@ UNREAD_S = 60.0  # for which a client may read nothing while there is more for i
 UNREAD_BYTES = 64 << 20  # that wait to be taken by a client
 SLICE_BYTES = 2 << 10  # of what has come, looked at in one piece
 MANY_REQUESTS = 8  # after so many in what has come, others have their turn before the next slice
+TURN_S = 0.005  # of the processor, that what has come from one connection takes before others have their turn
+BEYOND_TURN_S = 0.02  # for which nothing more is read of one that takes longer
 BURST_S = 1.0  # at its rate, that a client may be ahead
 SHORTEST_HOLD_S = 0.005
 _PING = b"pilotlit"  # eight bytes
@@ -111,12 +115,17 @@ class Watch:
 
     def _feed_slices(self, data: bytes) -> None:
         before = self._requests
+        until = time.thread_time() + TURN_S  # not of the clock: on a busy machine anything takes long
         for begin in range(0, len(data), SLICE_BYTES):
             if self._transport.is_closing():
                 return
             if self._requests - before >= MANY_REQUESTS or self._going_on is not None:
                 self._rest = data[begin:]
                 self._wait()
+                return
+            if time.thread_time() > until:
+                self._rest = data[begin:]
+                self.hold(BEYOND_TURN_S)
                 return
             self._feed(data[begin : begin + SLICE_BYTES])
 

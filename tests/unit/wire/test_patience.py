@@ -1,8 +1,9 @@
 """How much of what a client sends is looked at before others have their turn."""
 
 import asyncio
+import time
 
-from pilotlight.wire.patience import MANY_REQUESTS, SLICE_BYTES, Patience, Watch
+from pilotlight.wire.patience import MANY_REQUESTS, SLICE_BYTES, TURN_S, Patience, Watch
 
 
 class Transport:
@@ -61,3 +62,31 @@ def test_a_large_message_is_taken_in_one_turn() -> None:
 
     asyncio.run(scenario())
     assert sum(map(len, fed)) == 64 * SLICE_BYTES + 1
+
+
+def test_what_takes_long_to_look_at_is_not_all_looked_at_in_one_turn() -> None:
+    """Frames that ask for nothing (PING, SETTINGS) are cheap to send, and each costs something."""
+    fed: list[bytes] = []
+
+    async def scenario() -> None:
+        transport = Transport()
+
+        def feed(data: bytes) -> None:
+            fed.append(data)
+            began = time.thread_time()
+            while time.thread_time() < began + TURN_S:
+                pass
+
+        watch = Watch(Patience(), transport, feed, lambda data: None, lambda: False)
+        watch.data_received(b"p" * (16 * SLICE_BYTES))
+        assert 1 <= len(fed) <= 2
+        assert not transport.is_reading
+        async with asyncio.timeout(30):
+            while not transport.is_reading or len(fed) < 16:
+                before = len(fed)
+                await asyncio.sleep(0)
+                assert len(fed) - before <= 2
+        watch.close()
+
+    asyncio.run(scenario())
+    assert len(b"".join(fed)) == 16 * SLICE_BYTES
