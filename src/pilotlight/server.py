@@ -20,6 +20,7 @@ from pilotlight.control.crash_loops import forget_deaths
 from pilotlight.control.dicts import Dicts
 from pilotlight.control.edges import Edges
 from pilotlight.control.environments import Environments
+from pilotlight.control.expectations import Expectations
 from pilotlight.control.functions import Functions
 from pilotlight.control.garbage import Ages, Garbage
 from pilotlight.control.gpu_tasks import GpuTasks
@@ -219,6 +220,7 @@ class Server:
             may_leave_environment=settings.container_reach == "workspace",
         )
         self.node_output = NodeOutput(tasks=self.tasks, nodes=self.nodes, output_log=self.output_log)
+        self.expectations = Expectations(apps=self.apps, functions=self.functions, images=self.images, nodes=self.nodes)
         self.cordons = Cordons(database=database, nodes=self.nodes, tasks=self.tasks, pools=self.pools)
         self.gpu_tasks = GpuTasks(
             tasks=self.tasks, nodes=self.nodes, pools=self.pools, autoscalers=self.autoscalers, output_log=self.output_log
@@ -304,6 +306,7 @@ class Server:
         self.environments.before_delete += [self.apps.stop_all_in, self.webhooks.remove_all_in, self.image_names.remove_all_in]
         self.apps.after_live.append(self.schedules.follow)
         self.apps.after_live.append(self.autoscalers.keep_warm)
+        self.apps.after_live.append(self.expectations.follow)
         self.apps.on_stop = self._app_stopped
         self.apps.on_change = self._app_changed
         self.pools.is_live = self.apps.is_live

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.e2e
 
 STARTS_TRIED = 20
 LEFT_S = 20.0
+EXPECTED_S = 120.0
 CALL = "import modal; print(modal.Function.from_name('templates', 'where').remote())"
 CALL_UNTIL_WARM = f"""
 import modal
@@ -79,8 +80,8 @@ def memory_of(process: int) -> bytes:
     return b"".join(pieces)
 
 
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LEFT_S
+def until(holds: Callable[[], bool], limit_s: float = LEFT_S) -> None:
+    deadline = time.monotonic() + limit_s
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -132,3 +133,12 @@ def test_templates_go_with_an_agent_that_is_killed(warm: Platform) -> None:
     warm.kill("node")
     until(lambda: not any(Path(f"/proc/{process}").exists() for process in before))
     assert "'warm': True" in warm.run("-c", CALL_UNTIL_WARM).out
+
+
+def test_what_was_deployed_and_never_called_is_forked_at_its_first_call(warm: Platform) -> None:
+    before = {template["image_id"] for template in warm.status()["templates"]}
+    warm.modal("deploy", "expected.py", deadline_s=FIRST_BUILD_S)
+    until(lambda: {template["image_id"] for template in warm.status()["templates"]} > before, EXPECTED_S)
+    called = "import modal; print(modal.Function.from_name('expected', 'is_warm').remote())"
+    assert warm.run("-c", called).out.strip() == "True"
+    warm.modal("app", "stop", "--yes", "expected")

@@ -20,7 +20,8 @@ import structlog
 
 from pilotlight.config import Settings
 from pilotlight.core import ids
-from pilotlight.core.containers import ContainerSpec, TemplateState
+from pilotlight.core.containers import ContainerSpec, Recipe, TemplateState
+from pilotlight.core.errors import PilotlightError
 from pilotlight.core.node_labels import parse_labels
 from pilotlight.images.builder import Builder
 from pilotlight.images.clients import ClientPackages
@@ -36,7 +37,7 @@ from pilotlight.node.gpus import GpuRuntime, Gpus
 from pilotlight.node.link import Link
 from pilotlight.node.memory import offered_mib
 from pilotlight.node.outbox import Outbox
-from pilotlight.node.packing import ImagePacker, Packer, spec_of
+from pilotlight.node.packing import ImagePacker, Packer, recipe_of, spec_of
 from pilotlight.node.relay import Relay
 from pilotlight.node.runtime import Runtime
 from pilotlight.node.task import Task, TaskRuntime
@@ -85,6 +86,7 @@ class Agent:
         self._node_id = node_id_of(settings)
         self._is_closing = False
         self._templates: list[platform_pb2.Template] = []
+        self.on_expected: Callable[[Recipe], object] | None = None  # told by which recipe containers may be started soon
         self.connected = asyncio.Event()
 
     async def run(self) -> None:
@@ -179,6 +181,9 @@ class Agent:
                 self._builds.stop(command.stop_build.build_id)
             case "collect_layers":
                 self._spawn(self._collect(command.collect_layers))
+            case "expect_task":
+                if self.on_expected is not None:
+                    self._spawn(self._expect(command.expect_task.like, self.on_expected))
             case other:
                 log.warning("command_ignored", command=other)
 
@@ -221,9 +226,21 @@ class Agent:
         arguments = directory / "arguments"
         arguments.write_bytes(request.arguments)
         arguments.chmod(0o644)
-        edge_host = urlsplit(self._settings.container_edge_url).hostname or ""
-        spec = spec_of(request, packed, socket_path, arguments, self._surroundings, edge_host)
+        spec = spec_of(request, packed, socket_path, arguments, self._surroundings, self._edge_host)
         return await self._buckets.mounted(self._volumes.mounted(spec, request.volumes), request.buckets)
+
+    async def _expect(self, like: platform_pb2.StartTask, told: Callable[[Recipe], object]) -> None:
+        try:
+            packed = await self._packer.pack(like)
+        except (PilotlightError, OSError) as error:  # a start would say so; this is none
+            log.info("task_not_expected", image_id=like.image_id, error=str(error))
+            return
+        if (recipe := recipe_of(like, packed, self._surroundings, self._edge_host)) is not None:
+            told(recipe)
+
+    @property
+    def _edge_host(self) -> str:
+        return urlsplit(self._settings.container_edge_url).hostname or ""
 
     # ---- the link ----
 
@@ -283,6 +300,7 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
         agent = Agent(settings, starter, packer, builder, surroundings, garbage, gpus, buckets)
         loop = asyncio.get_running_loop()
         runtime.on_templates(agent.templates_changed)
+        agent.on_expected = runtime.expect if runtime.is_warm else None
         runtime.on_refused(lambda *told: loop.call_soon_threadsafe(agent.refused, *told))
         running = asyncio.get_running_loop().create_task(agent.run())
         known = asyncio.get_running_loop().create_task(agent.connected.wait())

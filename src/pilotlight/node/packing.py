@@ -103,14 +103,10 @@ def spec_of(
 ) -> ContainerSpec:
     """The container of a task; `socket` and `arguments` are files of this machine."""
     config = request.image_config
-    program = (packed.python, "-m", ENTRYPOINT_MODULE)
-    recipe = None
-    if packed.shared and not config.entrypoint and not _changes_packages(request):
-        recipe = Recipe(packed.shared, program, shared_environment_of(request, surroundings, edge_host), name=request.image_id)
     return ContainerSpec(
         container_id=request.task_id,
         layers=packed.layers,
-        args=(*config.entrypoint, *program),
+        args=(*config.entrypoint, *_program(packed)),
         env=environment_of(request, surroundings, edge_host),
         cwd=config.workdir or HOME,
         binds=(Bind(socket, GUEST_SOCKET), Bind(arguments, GUEST_ARGUMENTS), *surroundings.container_binds()),
@@ -121,8 +117,20 @@ def spec_of(
         disk_limit_mib=request.ephemeral_disk_mib,
         block_network=request.block_network,
         gpus=tuple(request.gpu_uuids),
-        recipe=recipe,
+        recipe=recipe_of(request, packed, surroundings, edge_host),
     )
+
+
+def recipe_of(request: platform_pb2.StartTask, packed: Packed, surroundings: Surroundings, edge_host: str) -> Recipe | None:
+    """Of a template from which the task's container may be forked; None where it can't be."""
+    if not packed.shared or request.image_config.entrypoint or _changes_packages(request):
+        return None
+    env = shared_environment_of(request, surroundings, edge_host)
+    return Recipe(packed.shared, _program(packed), env, name=request.image_id)
+
+
+def _program(packed: Packed) -> tuple[str, ...]:
+    return (packed.python, "-m", ENTRYPOINT_MODULE)
 
 
 def _changes_packages(request: platform_pb2.StartTask) -> bool:

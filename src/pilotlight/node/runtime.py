@@ -16,7 +16,7 @@ import structlog
 
 from pilotlight.config import Settings
 from pilotlight.core import errors
-from pilotlight.core.containers import Bind, ContainerSpec, Exit, OnOutput, TemplateState
+from pilotlight.core.containers import Bind, ContainerSpec, Exit, OnOutput, Recipe, TemplateState
 from pilotlight.node import syscalls
 from pilotlight.node.container import Container
 from pilotlight.node.dns import Forwarder
@@ -49,6 +49,7 @@ class Runtime:
         budget_bytes = budget_of(settings)
         self._keeper = Keeper(OnThreads(self._setup), budget_bytes=budget_bytes, memory=settings.node_dir / "templates.json")
         self._imports = Imports()
+        self.is_warm = budget_bytes > 0  # containers may be forked from templates
         if budget_bytes:
             self._setup.on_root = self._imports.watch
         self._forwarder = Forwarder(self._setup.network.link_local)
@@ -70,6 +71,10 @@ class Runtime:
         """Be told of all templates, now and whenever one comes or goes."""
         self._keeper.on_change = told
         told(self._keeper.states())
+
+    def expect(self, recipe: Recipe) -> None:
+        """Containers by this recipe may be started soon: have a template begin, if there is memory left for it."""
+        self._keeper.expect(recipe)
 
     async def open(self) -> None:
         """Sweep away what a former agent left, then make bridge, rules, groups and the DNS forwarder."""

@@ -909,6 +909,7 @@ class NodeCommand(_message.Message):
     RECALL_FIELD_NUMBER: _builtins.int
     COLLECT_LAYERS_FIELD_NUMBER: _builtins.int
     LOGS_STORED_FIELD_NUMBER: _builtins.int
+    EXPECT_TASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -935,6 +936,8 @@ class NodeCommand(_message.Message):
     def collect_layers(self) -> Global___CollectLayers: ...
     @_builtins.property
     def logs_stored(self) -> Global___LogsStored: ...
+    @_builtins.property
+    def expect_task(self) -> Global___ExpectTask: ...
     def __init__(
         self,
         *,
@@ -951,12 +954,13 @@ class NodeCommand(_message.Message):
         recall: Global___RecallInputs | None = ...,
         collect_layers: Global___CollectLayers | None = ...,
         logs_stored: Global___LogsStored | None = ...,
+        expect_task: Global___ExpectTask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "collect_layers", b"collect_layers", "command", b"command", "deliver", b"deliver", "drain", b"drain", "logs_stored", b"logs_stored", "outputs_stored", b"outputs_stored", "recall", b"recall", "refused", b"refused", "start_build", b"start_build", "start_task", b"start_task", "stop_build", b"stop_build", "stop_task", b"stop_task", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "collect_layers", b"collect_layers", "command", b"command", "deliver", b"deliver", "drain", b"drain", "expect_task", b"expect_task", "logs_stored", b"logs_stored", "outputs_stored", b"outputs_stored", "recall", b"recall", "refused", b"refused", "start_build", b"start_build", "start_task", b"start_task", "stop_build", b"stop_build", "stop_task", b"stop_task", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "collect_layers", b"collect_layers", "command", b"command", "deliver", b"deliver", "drain", b"drain", "logs_stored", b"logs_stored", "outputs_stored", b"outputs_stored", "recall", b"recall", "refused", b"refused", "start_build", b"start_build", "start_task", b"start_task", "stop_build", b"stop_build", "stop_task", b"stop_task", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "collect_layers", b"collect_layers", "command", b"command", "deliver", b"deliver", "drain", b"drain", "expect_task", b"expect_task", "logs_stored", b"logs_stored", "outputs_stored", b"outputs_stored", "recall", b"recall", "refused", b"refused", "start_build", b"start_build", "start_task", b"start_task", "stop_build", b"stop_build", "stop_task", b"stop_task", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["welcome", "start_task", "stop_task", "deliver", "outputs_stored", "cancel", "start_build", "stop_build", "drain", "refused", "recall", "collect_layers", "logs_stored"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["welcome", "start_task", "stop_task", "deliver", "outputs_stored", "cancel", "start_build", "stop_build", "drain", "refused", "recall", "collect_layers", "logs_stored", "expect_task"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -1263,6 +1267,30 @@ class StartTask(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StartTask: _TypeAlias = StartTask  # noqa: Y015
+
+@_typing.final
+class ExpectTask(_message.Message):
+    """A function was published: tasks like this may come soon, and what they have in common may be made ahead. It has no arguments, secrets,
+    mounts or inputs.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIKE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def like(self) -> Global___StartTask: ...
+    def __init__(
+        self,
+        *,
+        like: Global___StartTask | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["like", b"like"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["like", b"like"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpectTask: _TypeAlias = ExpectTask  # noqa: Y015
 
 @_typing.final
 class BucketMount(_message.Message):

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pilotlight.images.surroundings import Surroundings
-from pilotlight.node.packing import Packed, environment_of, spec_of
+from pilotlight.node.packing import Packed, environment_of, recipe_of, spec_of
 from pilotlight.wire import platform_pb2
 
 EDGE = "169.254.10.1"
@@ -69,3 +69,13 @@ def test_the_process_is_the_clients_entrypoint_behind_the_images_own() -> None:
     }
     assert spec.env["MODAL_CONTAINER_ARGUMENTS_PATH"] == "/__pilotlight/arguments"
     assert spec_of(request(), packed, Path("/s"), Path("/a"), Surroundings(), EDGE).cwd == "/root"
+
+
+def test_a_task_that_is_expected_has_the_recipe_of_those_that_come() -> None:
+    packed = Packed((Path("/layers/1"), Path("/mounts/2")), "/usr/bin/python3", (Path("/layers/1"),))
+    image = config(env=["A=1"])
+    like = platform_pb2.StartTask(image_id="im-1", environment_name="main", image_config=image)
+    expected = recipe_of(like, Packed(packed.shared, packed.python, packed.shared), Surroundings(), EDGE)
+    started = request(image_config=image, secrets={"S": "secret"}, mounts=[platform_pb2.Mount(mount_id="mo-1")])
+    assert expected == spec_of(started, packed, Path("/s"), Path("/a"), Surroundings(), EDGE).recipe is not None
+    assert recipe_of(request(image_config=config(entrypoint=["/init"])), packed, Surroundings(), EDGE) is None

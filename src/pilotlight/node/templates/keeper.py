@@ -42,6 +42,8 @@ MAX_IDLE_S = 12 * 3600.0  # an image of which nobody starts anything may go, and
 RETRY_S = 5.0  # after a template failed, before its recipe is tried again; doubles each time
 MAX_RETRY_S = 3600.0
 MODULES_BYTES = MESSAGE_BYTES - 1024  # names of modules of one template: they are told in one message
+MOST_EXPECTED = 64  # recipes that wait for their templates to begin, ahead of any use
+EXPECTED_BYTES = 45 << 20  # that a template is thought to take before it is there
 MAX_FAULTS = 3  # failed forks, before a template is ended
 
 Key = tuple[Any, ...]
@@ -67,6 +69,7 @@ class Kept:
     blocked_until: float = 0.0
     ready_at: float = 0.0  # since the epoch, for people
     memory_bytes: int = 0
+    is_ahead: bool = False  # nothing was started by it yet
     learns: bool = True  # modules that its containers import are imported ahead
 
 
@@ -84,6 +87,8 @@ class Keeper:
         self._kept: dict[Key, Kept] = {}
         self._children: dict[int, int] = {}  # by id of the template: how many containers came from it
         self._ended: dict[int, Template] = {}  # that still have children
+        self._expected: dict[Key, Recipe] = {}
+        self._ahead: asyncio.Task[None] | None = None
         self._numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._remembering = asyncio.Lock()  # two at a time would spoil each other's file
@@ -113,11 +118,19 @@ class Keeper:
             kept.opening = self._spawn(self._open(kept))
         return kept
 
+    def expect(self, recipe: Recipe) -> None:
+        """Containers by this recipe may come: its template begins once no other does that is ahead of need, if memory is left."""
+        if self._budget_bytes and not self._is_closing and len(self._expected) < MOST_EXPECTED:
+            self._expected[key_of(recipe)] = recipe
+            if self._ahead is None:
+                self._ahead = self._spawn(self._begin_ahead())
+
     async def take(self, spec: ContainerSpec) -> Spare | None:
         """A child that may become this container; None if it has to start the ordinary way."""
         if spec.recipe is None or not self._budget_bytes or self._is_closing or misfit(spec, spec.recipe):
             return None
         kept = self.want(spec.recipe)
+        kept.is_ahead = False
         template = kept.template
         if template is None or misfit(spec, spec.recipe, template.loaded.read):
             return None
@@ -199,6 +212,31 @@ class Keeper:
 
     # ---- within ----
 
+    async def _begin_ahead(self) -> None:
+        try:
+            while self._expected and not self._is_closing:
+                recipe = self._expected.pop(next(iter(self._expected)))
+                kept = self._kept.get(key_of(recipe))
+                if kept is not None and (kept.template is not None or kept.opening is not None):
+                    continue
+                if not self._has_room():
+                    log.info("template.not_begun_ahead", waiting=len(self._expected) + 1, budget_mib=self._budget_bytes >> 20)
+                    self._expected.clear()
+                    return
+                is_new = kept is None
+                kept = self.want(recipe)
+                kept.is_ahead = is_new
+                if kept.opening is not None:
+                    await asyncio.wait([kept.opening])
+        finally:
+            self._ahead = None
+
+    def _has_room(self) -> bool:
+        """Whether one more fits into the budget without another having to go."""
+        beginning = sum(kept.opening is not None and kept.template is None for kept in self._kept.values())
+        there = sum(kept.memory_bytes for kept in self._kept.values() if kept.template is not None)
+        return there + (beginning + 1) * EXPECTED_BYTES <= self._budget_bytes
+
     async def _open(self, kept: Kept) -> None:
         number, recipe = next(self._numbers), kept.recipe
         try:
@@ -232,7 +270,7 @@ class Keeper:
         if self._memory is None:
             return
         async with self._remembering:
-            recent = sorted(self._kept.values(), key=lambda kept: -kept.used_at)
+            recent = sorted(self._kept.values(), key=lambda kept: (kept.is_ahead, -kept.used_at))
             try:
                 await asyncio.to_thread(remembered.save, self._memory, [kept.recipe for kept in recent])
             except OSError as error:  # costs a slower start, when this agent is gone
@@ -252,10 +290,11 @@ class Keeper:
             alive = [kept for kept in self._kept.values() if kept.template is not None]
             if sum(kept.memory_bytes for kept in alive) <= self._budget_bytes:
                 return
-            victims = [kept for kept in alive if kept is not newest] or alive
-            victim = min(victims, key=lambda kept: kept.used_at)
+            # What nothing was started by makes no room for itself.
+            victims = [kept for kept in alive if kept is not newest or kept.is_ahead] or alive
+            victim = min(victims, key=lambda kept: (not kept.is_ahead, kept.used_at))
             log.info("template.evicted", memory_mib=victim.memory_bytes >> 20, budget_mib=self._budget_bytes >> 20)
-            if victim is newest:  # larger than all that there is for templates
+            if victim is newest and not victim.is_ahead:  # larger than all that there is for templates
                 victim.blocked_until = self._clock() + MAX_RETRY_S
             self._retire(victim)
 

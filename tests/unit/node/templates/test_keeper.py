@@ -393,3 +393,75 @@ def test_a_crash_at_the_start_ends_imports_ahead() -> None:
         assert other.template.recipe.modules == ()
 
     run(check())
+
+
+def expected(image: str) -> Recipe:
+    recipe = spec(image).recipe
+    assert recipe is not None
+    return recipe
+
+
+def test_what_is_expected_begins_one_after_another_and_is_there_for_the_first_start() -> None:
+    async def check() -> None:
+        bench = Bench(budget_mib=150)
+        bench.made.may_begin.clear()
+        bench.keeper.expect(expected("one"))
+        bench.keeper.expect(expected("two"))
+        bench.keeper.expect(expected("two"))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert bench.made.said == ["template 1"]
+        bench.made.may_begin.set()
+        await bench.rest()
+        assert sorted(bench.made.said) == ["spare of 1", "spare of 2", "template 1", "template 2"]
+        assert await bench.keeper.take(spec("one")) is not None
+
+    run(check())
+
+
+def test_what_is_expected_drives_out_nothing() -> None:
+    async def check() -> None:
+        bench = Bench(budget_mib=80)
+        for image in ("one", "two"):
+            await bench.ready(spec(image))
+        bench.keeper.expect(expected("three"))
+        await bench.rest()
+        assert "template 3" not in bench.made.said
+        roomy = Bench(budget_mib=100)
+        await roomy.ready(spec("one"))
+        roomy.made.memory_mib = 75  # more than it was thought to be
+        roomy.keeper.expect(expected("two"))
+        await roomy.rest()
+        assert "close 2" in roomy.made.said and "close 1" not in roomy.made.said
+        roomy.made.memory_mib = 30
+        assert await roomy.keeper.take(spec("two")) is None  # the first start begins one, whatever was expected
+        await roomy.rest()
+        assert await roomy.keeper.take(spec("two")) is not None
+
+    run(check())
+
+
+def test_what_was_only_expected_goes_first_and_is_remembered_last(tmp_path: Path) -> None:
+    async def check() -> None:
+        bench = Bench(budget_mib=100, memory=tmp_path / "templates.json")
+        await bench.ready(spec("one"))
+        bench.now += 1
+        bench.keeper.expect(expected("two"))
+        await bench.rest()
+        assert [Path(*entry["layers"]).name for entry in json.loads((tmp_path / "templates.json").read_text())] == ["one", "two"]
+        for image in ("three", "four"):
+            bench.now += 1
+            await bench.ready(spec(image))
+        assert "close 2" in bench.made.said and "close 1" not in bench.made.said
+
+    run(check())
+
+
+def test_where_there_are_no_templates_none_is_expected() -> None:
+    async def check() -> None:
+        bench = Bench(budget_mib=0)
+        bench.keeper.expect(expected("one"))
+        await bench.rest()
+        assert bench.made.said == []
+
+    run(check())
