@@ -19,13 +19,14 @@ from pilotlight.node.cgroups import Group
 from pilotlight.node.rootfs import IdMap
 from pilotlight.node.setup import Setup
 from pilotlight.node.templates.channel import Channel, TemplateFault
+from pilotlight.node.templates.patience import Patience
 from pilotlight.node.templates.spare import KILLED, Spare, discard, make_spare
 from pilotlight.node.templates.template import Template
 from pilotlight.node.templates.warm import _enter
 
 
 def spare_that_said(*messages: object) -> Spare:
-    channel, theirs = Channel.pair(1.0)
+    channel, theirs = Channel.pair(Patience(1.0))
     with theirs:
         for message in messages:
             theirs.send(json.dumps(message).encode())
@@ -63,7 +64,7 @@ def test_whoever_has_the_number_of_a_dead_child_by_now_is_left_alone() -> None:
 
 def test_words_that_can_not_be_understood_are_no_exit_code() -> None:
     for said in (b"[" * 100_000, b'{"exit": 1', b"\xff", b'"exit"'):
-        channel, theirs = Channel.pair(1.0)
+        channel, theirs = Channel.pair(Patience(1.0))
         with theirs:
             theirs.send(said)
         spare = Spare(cast(Template, None), channel, Group({}))
@@ -91,7 +92,7 @@ def stranger_that_says(channel_end: socket.socket, *messages: str) -> Generator[
 
 def test_who_is_not_of_the_template_is_taken_for_no_child_of_it() -> None:
     """Its number is that of a child that has ended, or the template names somebody else's process."""
-    channel, theirs = Channel.pair(5.0)
+    channel, theirs = Channel.pair(Patience(5.0))
     network = SimpleNamespace(tune=lambda *_: None, take_port=lambda: None, attach=lambda *_: None)
     setup = SimpleNamespace(groups=SimpleNamespace(of=lambda _: Group({})), network=network, ids=IdMap(), sysctls={})
     template = SimpleNamespace(
@@ -105,7 +106,7 @@ def test_who_is_not_of_the_template_is_taken_for_no_child_of_it() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="changes owners")
 def test_who_is_not_in_the_group_of_a_child_is_not_its_program(tmp_path: Path) -> None:
-    channel, theirs = Channel.pair(5.0)
+    channel, theirs = Channel.pair(Patience(5.0))
     (tmp_path / "cgroup.procs").write_text("123\n")
     spare = Spare(cast(Template, None), channel, Group({"pids": (2, tmp_path)}))
     outputs = os.pipe()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pilotlight.core.errors import PilotlightError
+from pilotlight.node.templates.patience import Patience
 
 MESSAGE_BYTES = 160 * 1024  # a packet must fit into the socket's buffer
 _CREDENTIALS = struct.Struct("iII")
@@ -24,19 +25,20 @@ class TemplateFault(PilotlightError):
 
 
 class Channel:
-    """One end of a pair of sockets for packets."""
+    """One end of a pair of sockets for packets; `patience` is with whoever has the other."""
 
-    def __init__(self, ours: socket.socket, timeout_s: float) -> None:
+    def __init__(self, ours: socket.socket, patience: Patience) -> None:
+        self.patience = patience
         self._socket = ours
-        self._socket.settimeout(timeout_s)
+        self._socket.settimeout(patience.limit_s)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self.other_end = ""  # as /proc/PID/fd shows it to whoever has it
 
     @classmethod
-    def pair(cls, timeout_s: float) -> "tuple[Channel, socket.socket]":
+    def pair(cls, patience: Patience) -> "tuple[Channel, socket.socket]":
         """Ours, and the other end to give away."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        channel = cls(ours, timeout_s)
+        channel = cls(ours, patience)
         channel.other_end = link_of(theirs.fileno())
         return channel, theirs
 
@@ -56,12 +58,14 @@ class Channel:
 
         Raises TemplateFault.
         """
+        if not self.patience.awaits(self._socket.fileno()):
+            raise TemplateFault(f"It did not answer in time ({wanted or 'anything'}).")
         try:
             data, ancillary, _, _ = self._socket.recvmsg(
                 MESSAGE_BYTES, socket.CMSG_SPACE(_CREDENTIALS.size), socket.MSG_CMSG_CLOEXEC
             )
         except OSError as error:
-            raise TemplateFault(f"It did not answer ({wanted or 'in time'}): {error or type(error).__name__}.") from error
+            raise TemplateFault(f"It did not answer ({wanted or 'anything'}): {error or type(error).__name__}.") from error
         pid = 0
         for level, kind, body in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):

@@ -8,7 +8,7 @@ import itertools
 import os
 import select
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pilotlight.node import cgroups
 from pilotlight.node.killing import kill_and_wait, kill_held
@@ -73,6 +73,7 @@ def make_spare(setup: Setup, template: Template) -> Spare:
         _, pid = channel.receive("born")
         spare.pid, spare.pidfd = pid, _own_child(template, pid)
         spare.group.take_in(spare.pid)
+        channel.patience = replace(channel.patience, processes=spare.group.processes)
         channel.receive("staged")
         channel.send({})
         channel.receive("spare")

@@ -24,6 +24,7 @@ from pilotlight.node import bundle, kernel_shares, observed, seccomp, verifier
 from pilotlight.node.setup import Setup, Started
 from pilotlight.node.templates import confinement
 from pilotlight.node.templates.channel import Channel, TemplateFault
+from pilotlight.node.templates.patience import MOST_TIMES, Patience
 from pilotlight.node.templates.usher import Usher
 from pilotlight.node.tracing import Held
 
@@ -33,9 +34,9 @@ PROGRAM = Path(__file__).with_name("program")
 GUEST_PROGRAM = "/__pilotlight/warm"
 STAGE = "/__pilotlight/stage"
 STAGED = ("root", "dev", "proc", "sys")
-LOAD_TIMEOUT_S = 30.0  # for what the image's modules do at import
+LOAD_TIMEOUT_S = 45.0  # for what the image's modules do at import
 ANSWER_TIMEOUT_S = 2.0
-MOST_MS = 1000 * LOAD_TIMEOUT_S
+MOST_MS = 1000 * LOAD_TIMEOUT_S * MOST_TIMES
 PIDS = 512
 _TERMINALS = f"newinstance,ptmxmode=0666,mode=0620,gid=5,max={kernel_shares.TERMINALS}"
 OUTPUT_BYTES = 4096  # of what it printed, for the log
@@ -162,7 +163,7 @@ class Template:
         process = {**self._process, "args": list(recipe.args), "env": [f"{name}={value}" for name, value in env.items()]}
         process_file, pid_file = started.directory / "process.json", started.directory / "interpreter"
         process_file.write_text(json.dumps(process))
-        self._channel, theirs = Channel.pair(LOAD_TIMEOUT_S)
+        self._channel, theirs = Channel.pair(Patience(LOAD_TIMEOUT_S, started.group.processes))
         self._output, output = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._output, False)
         try:
@@ -187,7 +188,7 @@ class Template:
         ours = self._channel
         if ours is None:
             raise TemplateFault("It has ended.")
-        channel, theirs = Channel.pair(ANSWER_TIMEOUT_S)
+        channel, theirs = Channel.pair(Patience(ANSWER_TIMEOUT_S, self.started.group.processes))
         try:
             ours.send(_order(), [theirs.fileno(), network])
         except BaseException:
