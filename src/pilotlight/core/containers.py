@@ -147,6 +147,10 @@ class RunningContainer(ContainerHandle, Protocol):
         """Send a signal to its program; does nothing once it has ended."""
         ...
 
+    def answered(self) -> None:
+        """It has answered its first input: what a start takes is over."""
+        ...
+
     def hold_output(self, held: bool) -> None:
         """Leave what it prints in its pipes, so that it has to wait once they are full; or read on."""
         ...

@@ -17,7 +17,8 @@ class Container:
     """A running container.
 
     `pid` is its init's on this machine; `setup_ms` says how long each step of its start took; `address` is that of its network
-    interface, empty where it has none; `is_warm`: it was forked from a template.
+    interface, empty where it has none; `is_warm`: it was forked from a template; `on_answer` is called when it has answered for the
+    first time.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class Container:
         address: str = "",
         *,
         is_warm: bool = False,
+        on_answer: Callable[[], object] = lambda: None,
     ) -> None:
         self.container_id = container_id
         self.pid = pid
@@ -38,6 +40,7 @@ class Container:
         self.is_warm = is_warm
         self._pidfd = pidfd
         self._pipes = pipes
+        self._on_answer = on_answer
         self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
 
     async def wait(self) -> Exit:
@@ -54,6 +57,10 @@ class Container:
         """End all of its processes at once (they share a pid namespace, whose init this kills), and wait until they are gone."""
         self.signal(signal.SIGKILL)
         await self.wait()
+
+    def answered(self) -> None:
+        """It has answered its first input."""
+        self._on_answer()
 
     def hold_output(self, held: bool) -> None:
         """Leave what it prints in its pipes, so that it has to wait once they are full; or read on."""

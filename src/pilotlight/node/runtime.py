@@ -27,6 +27,7 @@ from pilotlight.node.templates import warm
 from pilotlight.node.templates.imports import LOOK_S, Imports
 from pilotlight.node.templates.keeper import Keeper, budget_of
 from pilotlight.node.templates.making import OnThreads
+from pilotlight.node.templates.pages import written
 from pilotlight.node.templates.spare import Spare
 
 __all__ = ["Bind", "Container", "ContainerSpec", "Exit", "OnOutput", "Runtime", "sweep"]
@@ -133,7 +134,14 @@ class Runtime:
             raise
         address = str(started.port.address) if started.port is not None else ""
         container = Container(
-            spec.container_id, started.pid, started.pidfd, started.setup_ms, pipes, address, is_warm=started.forked is not None
+            spec.container_id,
+            started.pid,
+            started.pidfd,
+            started.setup_ms,
+            pipes,
+            address,
+            is_warm=started.forked is not None,
+            on_answer=lambda: self._own(self._learn_pages(started)),
         )
         self._containers[spec.container_id] = container
         for pipe in pipes:
@@ -149,6 +157,11 @@ class Runtime:
         names = await asyncio.to_thread(self._imports.finish, spec)
         if names and spec.recipe is not None and self._keeper.learn(spec.recipe, names):
             self._imports.learned(spec)
+
+    async def _learn_pages(self, started: Started) -> None:
+        spare = started.forked
+        if isinstance(spare, Spare) and not spare.template.pages.is_known and started.group.has(spare.program):
+            spare.template.pages.add(await asyncio.to_thread(written, spare.program, spare.template.pid))
 
     def _begun_badly(self, spec: ContainerSpec, started: Started, ended: Exit, learning: asyncio.TimerHandle) -> None:
         """The container has ended: what was learned of it is learned now, be it that forks of its template crash."""

@@ -155,6 +155,11 @@ class Task:
             self._later(startup_timeout_s, self._check_startup)
         return await container.wait()
 
+    def _end_start(self) -> None:
+        if self._container is not None:
+            self._container.answered()
+        self._tell_start()
+
     def _tell_start(self) -> None:
         self._marks.tell(self.task_id, self._container.setup_ms if self._container is not None else {})
 
@@ -379,7 +384,7 @@ class Task:
         else:
             self._outbox.urgent(answer.event)
         if self._marks.reach("answered"):
-            self._later(TELL_AFTER_S, self._tell_start)
+            self._later(TELL_AFTER_S, self._end_start)
         return answer
 
     def _answer_cancelled(self, unseen: Sequence[tuple[str, int]]) -> None:

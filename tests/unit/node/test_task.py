@@ -56,6 +56,9 @@ class Fakes:
         if signum == signal.SIGKILL and not self.exit.done():
             self.end(137)
 
+    def answered(self) -> None:
+        self.has_answered = True
+
     def hold_output(self, held: bool) -> None:
         self.holds.append(held)
 

@@ -35,6 +35,7 @@ class Spare:
     owner: int = 0  # its root's id on this machine
     pid: int = 0
     pidfd: int = -1
+    program: int = 0  # the pid of the process that runs the function, once there is one
 
     @property
     def is_alive(self) -> bool:
@@ -75,7 +76,7 @@ def make_spare(setup: Setup, template: Template) -> Spare:
         spare.group.take_in(spare.pid)
         channel.patience = replace(channel.patience, processes=spare.group.processes)
         channel.receive("staged")
-        channel.send({})
+        channel.send({"touch": template.pages.ranges})
         channel.receive("spare")
     except ProcessLookupError as error:
         discard(setup, spare)

@@ -24,6 +24,7 @@ from pilotlight.node import bundle, kernel_shares, observed, seccomp, verifier
 from pilotlight.node.setup import Setup, Started
 from pilotlight.node.templates import confinement
 from pilotlight.node.templates.channel import Channel, TemplateFault
+from pilotlight.node.templates.pages import Pages
 from pilotlight.node.templates.patience import MOST_TIMES, Patience
 from pilotlight.node.templates.usher import Usher
 from pilotlight.node.tracing import Held
@@ -63,6 +64,7 @@ class Template:
         self.recipe = recipe
         self.started = started
         self.loaded = Loaded()
+        self.pages = Pages()  # that its children write while they begin
         self.user_namespace = 0  # inode: the one below which those of its children lie
         self.devices = frozenset[str]()  # on which its files are
         self.pid = 0

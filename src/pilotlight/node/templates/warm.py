@@ -41,15 +41,16 @@ def start(setup: Setup, spec: ContainerSpec, spare: Spare, stdout: int, stderr: 
                 with started.step("attach"):
                     tree = _whole_tree(setup, wanted, spare.network)
             with started.step("enter"):
-                program, inside_ms, given = _enter(spec, spare, tree, stdout, stderr)
+                spare.program, inside_ms, given = _enter(spec, spare, tree, stdout, stderr)
             started.setup_ms.update(inside_ms)
-            for pid in (spare.pid, program):
+            for pid in (spare.pid, spare.program):
                 kernel_shares.lower_limits(pid)
             with started.step("verify"):
-                _verify(setup, spare, started, program, given)
+                _verify(setup, spare, started, given)
             with started.step("hand over"):
                 env = {"PATH": bundle.DEFAULT_PATH, "HOME": wanted.user.home, **spec.env}
-                spare.channel.send({"env": env, "cwd": spec.cwd or "/"})
+                mounts = [*(bind.target for bind in wanted.binds), *(link.path for link in spec.links)]
+                spare.channel.send({"env": env, "cwd": spec.cwd or "/", "mounts": mounts})
     except BaseException:
         setup.undo(started)
         raise
@@ -112,7 +113,7 @@ def _enter(spec: ContainerSpec, spare: Spare, tree: int, stdout: int, stderr: in
     return program, {f"inside: {name}": float(ms) for name, ms in steps if isinstance(ms, int | float)}, given
 
 
-def _verify(setup: Setup, spare: Spare, started: Started, program: int, given: frozenset[str]) -> None:
+def _verify(setup: Setup, spare: Spare, started: Started, given: frozenset[str]) -> None:
     """Look at both of its processes, which tell us their own numbers: only theirs have `given` open. Raises NotIsolated."""
     expected = replace(
         setup.expected(started),
@@ -124,7 +125,7 @@ def _verify(setup: Setup, spare: Spare, started: Started, program: int, given: f
         user_owner=setup.ids.first,
         read_from=spare.template.devices,
     )
-    with _held(program) as held:
+    with _held(spare.program) as held:
         setup.admission.admit(
             started.container_id, held, expected, started.group, members=(spare.pid,), apart_from=(spare.template.pid,)
         )

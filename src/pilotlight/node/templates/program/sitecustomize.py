@@ -21,7 +21,9 @@ import time
 _BEGUN = time.monotonic()
 _HERE = os.path.dirname(os.path.abspath(__file__))
 trial = importlib.import_module("pilotlight_trial")  # from beside this file, where nothing is found any more afterwards
-sys.modules.pop("pilotlight_trial", None)
+fresh = importlib.import_module("pilotlight_fresh")
+for _name in ("pilotlight_trial", "pilotlight_fresh"):
+    sys.modules.pop(_name, None)
 sys.path[:] = [entry for entry in sys.path if entry != _HERE]
 sys.modules.pop("sitecustomize", None)
 try:  # the image's own, or the client's
@@ -173,6 +175,7 @@ class Template:
 
     def __init__(self) -> None:
         # Descriptor 0 is the agent's; a program's standard input must be readable, and empty.
+        self.is_one = True  # False in its children
         self.agent = socket.socket(fileno=os.dup(0))
         null = os.open("/dev/null", os.O_RDONLY)
         os.dup2(null, 0)
@@ -214,7 +217,10 @@ class Template:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
         if not pid:
+            self.is_one = False
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for ended in (self.agent, ours, *(asking for asking, _ in self.asking.values())):
+                ended.detach()  # closed below, and not once more by a number that may be another's then
             channel, network = socket.socket(fileno=fds[0]), fds[1]
             close_all_but(channel.fileno(), network, theirs.fileno())
             begin_container(channel, network, theirs, order)
@@ -272,7 +278,7 @@ def begin_container(channel: socket.socket, network: int, mapper: socket.socket,
         stage_devices(order)
         stage_kernel_files(order)
         send(channel, staged=True)
-        receive(channel)  # it is in its control groups now
+        touched = receive(channel)[0]["touch"]  # it is in its control groups now
         unshare(CLONE_NEWCGROUP)
         signals = set(signal.valid_signals())
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
@@ -282,7 +288,7 @@ def begin_container(channel: socket.socket, network: int, mapper: socket.socket,
             os.setpgid(0, 0)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             ours.close()
-            be_program(channel, theirs, order)
+            be_program(channel, theirs, order, touched)
             return
         theirs.close()
         code = be_init(channel, ours, order, program, signals)
@@ -422,9 +428,11 @@ def watch(channel: socket.socket, program: int, signals: set[signal.Signals]) ->
 # ---- the program's process ----
 
 
-def be_program(channel: socket.socket, go: socket.socket, order: dict[str, Any]) -> None:
+def be_program(channel: socket.socket, go: socket.socket, order: dict[str, Any], touched: list[list[int]]) -> None:
     """Wait until the agent has checked this process, take what it runs with, and be as a fresh interpreter would."""
     drop_rights(int(order["capabilities"]), bytes.fromhex(order["filter"]))
+    fresh.freshen()
+    fresh.touch(libc, touched)
     data, ancillary, _, _ = go.recvmsg(1, socket.CMSG_SPACE(3 * 4))
     if not data:
         os._exit(1)
@@ -436,16 +444,7 @@ def be_program(channel: socket.socket, go: socket.socket, order: dict[str, Any])
     send(channel, program=True, shadowed=shadowed())
     handed, _ = receive(channel)
     channel.close()
-    import posix
-
-    encoded = {os.fsencode(name): os.fsencode(value) for name, value in handed["env"].items()}
-    os.environ.clear()
-    os.environ.update(handed["env"])
-    posix.environ.clear()
-    posix.environ.update(encoded)
-    os.chdir(handed["cwd"])
-    importlib.invalidate_caches()
-    freshen()
+    fresh.begin(handed["env"], handed["cwd"], handed["mounts"])
 
 
 def shadowed() -> list[str]:
@@ -458,37 +457,18 @@ def shadowed() -> list[str]:
     return found[:8]
 
 
-def freshen() -> None:
-    """What modules keep from their import on that must not be the same in two containers. `random` looks after itself."""
-    loaded: dict[str, Any] = dict(sys.modules)
-    if "numpy.random" in loaded:
-        loaded["numpy.random"].seed()
-    if "_ssl" in loaded:
-        loaded["_ssl"].RAND_add(os.urandom(32), 32.0)  # it tells forks by their pid, which may be the same here
-    if "uuid" in loaded:
-        loaded["uuid"]._node = loaded["uuid"]._last_timestamp = None
-    if "tempfile" in loaded:
-        loaded["tempfile"]._name_sequence = loaded["tempfile"].tempdir = None
-    if "platform" in loaded:
-        loaded["platform"]._uname_cache = None
-    if "multiprocessing.process" in loaded:
-        process = loaded["multiprocessing.process"]
-        process.current_process()._config["authkey"] = process.AuthenticationString(os.urandom(32))
-    if "linecache" in loaded:
-        loaded["linecache"].clearcache()
-    if "logging" in loaded:
-        began = loaded["logging"]._startTime
-        loaded["logging"]._startTime = time.time_ns() if isinstance(began, int) else time.time()
-
-
 def _main() -> None:
     template = Template()
     try:
         template.serve()
-    except BaseException as error:
-        if os.getpid() != 1:
-            send(template.agent, error=repr(error)[:500])
-        os._exit(1)
+    except BaseException as error:  # whatever it is, nobody may go on from here
+        try:
+            if template.is_one:
+                send(template.agent, error=repr(error)[:500])
+            else:
+                sys.excepthook(type(error), error, error.__traceback__)
+        finally:
+            os._exit(1)
 
 
 _main()
