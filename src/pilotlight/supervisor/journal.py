@@ -1,7 +1,12 @@
-"""The supervisor's own log: one line per event, to its file and, in the foreground, to the terminal. Never a secret."""
+"""The supervisor's own log: one line per event, to its file and, in the foreground, to the terminal. Never a secret.
 
+Invariant: what can't be written (a full disk, a terminal that is gone) is lost, and nothing else comes of it.
+"""
+
+import errno
 import os
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,10 +15,18 @@ TAIL_BYTES = 64 * 1024
 
 
 def open_log(path: Path) -> int:
-    """A file descriptor that appends to a log; at ROTATE_AT_BYTES the old one becomes `<name>.1` first."""
-    if path.exists() and path.stat().st_size >= ROTATE_AT_BYTES:
-        path.replace(path.with_name(path.name + ".1"))
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """A file descriptor that appends to a log; at ROTATE_AT_BYTES the old one becomes `<name>.1` first.
+
+    Where there is no room for a log, what is written goes nowhere: no process is kept from starting by that.
+    """
+    try:
+        if path.exists() and path.stat().st_size >= ROTATE_AT_BYTES:
+            path.replace(path.with_name(path.name + ".1"))
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
 
 def tail(path: Path, lines: int, end_byte: int | None = None) -> list[str]:
@@ -33,10 +46,16 @@ class Journal:
     def __init__(self, path: Path, *, echo: bool) -> None:
         self._fd = open_log(path)
         self._echo = echo
+        self._unended = ""
 
     def log(self, event: str, **fields: object) -> None:
         at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         line = " ".join([at, event, *(f"{name}={value}" for name, value in fields.items())])
-        os.write(self._fd, f"{line}\n".encode())
+        with suppress(OSError):
+            data = f"{self._unended}{line}\n".encode()
+            self._unended = "\n"  # until all of it is there
+            if os.write(self._fd, data) == len(data):
+                self._unended = ""
         if self._echo:
-            print(line, file=sys.stderr, flush=True)
+            with suppress(OSError):
+                print(line, file=sys.stderr, flush=True)
