@@ -5,6 +5,7 @@ anything. What it found out there is printed at the end of the container that is
 """
 
 import asyncio
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from pilotlight.config import SETTINGS_FILE, Settings
 from pilotlight.core.containers import ContainerSpec, Recipe
 from pilotlight.node.runtime import Runtime
 from pilotlight.node.templates import remembered
+from pilotlight.node.templates.template import Template
 
 pytestmark = pytest.mark.e2e
 
@@ -195,6 +197,23 @@ def test_what_a_template_does_wrong_starts_the_ordinary_way(recipe: Recipe, sett
     ended = asyncio.run(containers(settings, with_package(recipe, tmp_path / "layer", code), 2))
     assert [one.is_warm for one in ended] == [False, False]
     assert all(ENDED in one.output for one in ended), ended
+
+
+def test_a_template_that_can_not_be_held_is_removed_all_the_same(
+    recipe: Recipe, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The init of its pid namespace ends when all others in there are buried, and its interpreter is a child of the agent's."""
+
+    def fail(self: Template) -> None:
+        begin(self)
+        os.close(self.pidfd)
+        self.pidfd = -1
+        raise OSError(errno.EMFILE, "no descriptor is left")
+
+    begin = Template._begin
+    monkeypatch.setattr(Template, "_begin", fail)
+    ended = asyncio.run(asyncio.wait_for(containers(settings, recipe, 2), 2 * READY_S))
+    assert [one.is_warm for one in ended] == [False, False]
 
 
 def test_nobody_waits_for_a_template_that_is_never_ready(recipe: Recipe, settings: Settings, tmp_path: Path) -> None:

@@ -52,7 +52,8 @@ class Hook:
 class Recipe:
     """What a template is made of, from which containers are forked: all that many containers of an image have in common.
 
-    `args` is their program, `env` that part of their environment that holds nothing of one of them; `modules` are imported ahead.
+    `args` is their program, `env` that part of their environment that holds nothing of one of them; `modules` are imported ahead,
+    those of `rejected` packages never.
     """
 
     layers: tuple[Path, ...]
@@ -60,6 +61,7 @@ class Recipe:
     env: Mapping[str, str]
     modules: tuple[str, ...] = ()
     name: str = ""  # for people
+    rejected: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

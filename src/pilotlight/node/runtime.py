@@ -25,7 +25,7 @@ from pilotlight.node.rootfs import IdMap
 from pilotlight.node.setup import Setup, Started
 from pilotlight.node.templates import warm
 from pilotlight.node.templates.imports import LOOK_S, Imports
-from pilotlight.node.templates.keeper import Keeper, budget_of
+from pilotlight.node.templates.keeper import LEAST_MIB, Keeper, budget_of
 from pilotlight.node.templates.making import OnThreads
 from pilotlight.node.templates.pages import written
 from pilotlight.node.templates.spare import Spare
@@ -48,7 +48,8 @@ class Runtime:
     def __init__(self, settings: Settings, ids: IdMap | None = None) -> None:
         self._setup = Setup(settings, ids or IdMap())
         budget_bytes = budget_of(settings)
-        self._keeper = Keeper(OnThreads(self._setup), budget_bytes=budget_bytes, memory=settings.node_dir / "templates.json")
+        making = OnThreads(self._setup, max(LEAST_MIB, budget_bytes >> 20))
+        self._keeper = Keeper(making, budget_bytes=budget_bytes, memory=settings.node_dir / "templates.json")
         self._imports = Imports()
         self.is_warm = budget_bytes > 0  # containers may be forked from templates
         if budget_bytes:

@@ -24,6 +24,10 @@ class TemplateFault(PilotlightError):
     """A template, or a child of it, did not do what it should; the container starts the ordinary way."""
 
 
+class LoadFault(TemplateFault):
+    """What a template imported ended it, or left it as nothing should be forked from."""
+
+
 class Channel:
     """One end of a pair of sockets for packets; `patience` is with whoever has the other."""
 

@@ -10,7 +10,7 @@ import itertools
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from pilotlight.core.containers import ContainerSpec, Recipe, TemplateState
 from pilotlight.core.errors import NotIsolated, PilotlightError
 from pilotlight.node.memory import offered_mib
 from pilotlight.node.templates import remembered
-from pilotlight.node.templates.channel import MESSAGE_BYTES
+from pilotlight.node.templates.channel import MESSAGE_BYTES, LoadFault
 from pilotlight.node.templates.fitness import misfit
 from pilotlight.node.templates.making import Making
 from pilotlight.node.templates.spare import Spare
@@ -45,6 +45,7 @@ MODULES_BYTES = MESSAGE_BYTES - 1024  # names of modules of one template: they a
 MOST_EXPECTED = 64  # recipes that wait for their templates to begin, ahead of any use
 EXPECTED_BYTES = 45 << 20  # that a template is thought to take before it is there
 MAX_FAULTS = 3  # failed forks, before a template is ended
+LEAST_MIB = 256  # that a template may have in all, its trials and what it reads from disk included, however little there is
 
 Key = tuple[Any, ...]
 
@@ -178,7 +179,8 @@ class Keeper:
         kept = self._kept.get(key_of(recipe))
         if kept is None or not kept.learns or self._is_closing:
             return False
-        modules = tuple(_fitting(dict.fromkeys((*kept.recipe.modules, *names))))
+        wanted = [name for name in names if _package(name) not in kept.recipe.rejected]
+        modules = tuple(_fitting(dict.fromkeys((*kept.recipe.modules, *wanted))))
         if len(modules) == len(kept.recipe.modules):
             return False
         kept.recipe = replace(kept.recipe, modules=modules)
@@ -244,7 +246,7 @@ class Keeper:
         except (PilotlightError, OSError) as error:
             if self._is_closing:  # it was told to fail
                 return
-            if recipe.modules:
+            if recipe.modules and isinstance(error, LoadFault):
                 self._unlearn(kept, str(error))
             self._pause(kept)
             log.warning("template.failed", template=number, error=str(error), again_after_s=kept.blocked_until - self._clock())
@@ -255,6 +257,9 @@ class Keeper:
             await self._making.close(template)
             return
         self._retire(kept)  # the one before it, which is old, or has imported less
+        if rejected := template.loaded.failed.keys() & set(map(_package, recipe.modules)):
+            log.info("template.left_out", template=number, packages={name: template.loaded.failed[name] for name in rejected})
+            recipe, kept.recipe = _without(recipe, rejected), _without(kept.recipe, rejected)
         kept.template, kept.opened_at, kept.forks, kept.faults = template, self._clock(), 0, 0
         kept.memory_bytes = template.memory_bytes()
         log.info("template.ready", template=number, took_ms=round(template.loaded.took_ms), memory_mib=kept.memory_bytes >> 20)
@@ -380,6 +385,16 @@ class Keeper:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _package(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _without(recipe: Recipe, packages: Set[str]) -> Recipe:
+    """The recipe without what its trials have found unfit to be imported ahead of forks."""
+    modules = tuple(name for name in recipe.modules if _package(name) not in packages)
+    return replace(recipe, modules=modules, rejected=tuple(sorted({*recipe.rejected, *packages})))
 
 
 def _fitting(names: Iterable[str]) -> Iterator[str]:

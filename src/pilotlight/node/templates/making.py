@@ -50,8 +50,10 @@ class Making(Protocol):
 class OnThreads:
     """The real ones."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, memory_mib: int = 0) -> None:
+        """`memory_mib`: that one template may have, with all that it tries; 0: no limit."""
         self._setup = setup
+        self._memory_mib = memory_mib
         self._few = asyncio.Semaphore(AT_A_TIME)
         self._loading: set[Template] = set()
         self._is_hurried = False
@@ -60,7 +62,7 @@ class OnThreads:
         async with self._few:
             if self._is_hurried:
                 raise TemplateFault("All templates are being closed.")
-            template = await self._run(Template.room, self._setup, recipe, number)
+            template = await self._run(Template.room, self._setup, recipe, number, self._memory_mib)
             self._loading.add(template)
             if self._is_hurried:
                 template.kill()

@@ -39,6 +39,7 @@ def save(path: Path, recipes: Iterable[Recipe]) -> None:
             "env": dict(recipe.env),
             "modules": list(recipe.modules),
             "name": recipe.name,
+            "rejected": list(recipe.rejected),
         }
         for recipe in list(recipes)[:MOST]
     ]
@@ -51,4 +52,11 @@ def save(path: Path, recipes: Iterable[Recipe]) -> None:
 
 def _recipe(entry: dict[str, Any]) -> Recipe:
     env = {str(name): str(value) for name, value in entry["env"].items()}
-    return Recipe(tuple(map(Path, entry["layers"])), tuple(entry["args"]), env, tuple(entry["modules"]), str(entry.get("name", "")))
+    return Recipe(
+        tuple(map(Path, entry["layers"])),
+        tuple(entry["args"]),
+        env,
+        tuple(entry["modules"]),
+        str(entry.get("name", "")),
+        tuple(entry.get("rejected", ())),
+    )

@@ -23,7 +23,7 @@ from pilotlight.core.errors import NotIsolated
 from pilotlight.node import bundle, kernel_shares, observed, seccomp, verifier
 from pilotlight.node.setup import Setup, Started
 from pilotlight.node.templates import confinement
-from pilotlight.node.templates.channel import Channel, TemplateFault
+from pilotlight.node.templates.channel import Channel, LoadFault, TemplateFault
 from pilotlight.node.templates.pages import Pages
 from pilotlight.node.templates.patience import MOST_TIMES, Patience
 from pilotlight.node.templates.usher import Usher
@@ -77,13 +77,14 @@ class Template:
         self._lock = threading.Lock()
 
     @classmethod
-    def room(cls, setup: Setup, recipe: Recipe, number: int) -> "Template":
+    def room(cls, setup: Setup, recipe: Recipe, number: int, memory_mib: int) -> "Template":
         """Make its container and start the interpreter in it. Raises PilotlightError, with everything undone."""
         spec = ContainerSpec(
             container_id=f"template-{number}",
             layers=recipe.layers,
             args=recipe.args,
             binds=(Bind(PROGRAM, GUEST_PROGRAM),),
+            memory_limit_mib=memory_mib,
             pids_limit=PIDS,
             block_network=True,
         )
@@ -99,21 +100,29 @@ class Template:
         return template
 
     def load(self) -> None:
-        """Wait until it has imported what it should; any thread may wait. Raises TemplateFault, with everything undone."""
+        """Wait until it has imported what it should; any thread may wait. Raises LoadFault where that is why it failed, or another
+        PilotlightError or OSError, with everything undone.
+        """
         try:
-            assert self._channel is not None
-            self._channel.send({"modules": list(self.recipe.modules)})
-            ready, _ = self._channel.receive("ready")
-            if ready.get("threads") != 1:
-                raise TemplateFault(f"What it imported began {ready.get('threads')} threads, which no fork has.")
-            self.loaded = Loaded.said(ready)
-            self._look()
+            try:
+                self._import()
+            except (TemplateFault, NotIsolated) as error:
+                raise LoadFault(str(error)) from error
             self._usher = Usher(self.started.pid, str(self.started.directory))
         except BaseException:
             if said := self._said():
                 log.info("template.said", template=self.started.container_id, output=said)
             self.close()
             raise
+
+    def _import(self) -> None:
+        assert self._channel is not None
+        self._channel.send({"modules": list(self.recipe.modules)})
+        ready, _ = self._channel.receive("ready")
+        if ready.get("threads") != 1:
+            raise TemplateFault(f"What it imported began {ready.get('threads')} threads, which no fork has.")
+        self.loaded = Loaded.said(ready)
+        self._look()
 
     def _make_room(self, spec: ContainerSpec) -> None:
         """The container without the interpreter."""
@@ -245,7 +254,19 @@ class Template:
     def close(self) -> None:
         """Remove it, and with it all of its children that still run."""
         self.end()
+        self._end_strays()
         self._setup.undo(self.started)
+
+    def _end_strays(self) -> None:
+        """End all but the init, which can't end before: an interpreter of which we have no hold is our child, and ours to bury."""
+        for process in self.started.group.processes() - {self.started.pid}:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                pidfd = os.pidfd_open(process)
+                try:
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                    os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+                finally:
+                    os.close(pidfd)
 
     def _said(self) -> str:
         """What it printed."""

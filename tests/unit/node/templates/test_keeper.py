@@ -12,7 +12,7 @@ import structlog.testing
 
 from pilotlight.core.containers import ContainerSpec, Recipe
 from pilotlight.core.errors import NotIsolated
-from pilotlight.node.templates.channel import MESSAGE_BYTES, TemplateFault
+from pilotlight.node.templates.channel import MESSAGE_BYTES, LoadFault, TemplateFault
 from pilotlight.node.templates.keeper import BURSTS_KEPT_S, MAX_FAULTS, MAX_FORKS, MAX_IDLE_S, MOST_SPARES, RETRY_S, Keeper
 
 T = TypeVar("T")
@@ -27,6 +27,7 @@ class Made:
         self.said: list[str] = []
         self.memory_mib = 30
         self.broken = ""
+        self.failed: dict[str, str] = {}  # what each template says of packages
         self.may_begin = asyncio.Event()
         self.may_begin.set()
 
@@ -35,11 +36,13 @@ class Made:
         await self.may_begin.wait()
         if self.broken == "template":
             raise TemplateFault("It ended.")
+        if self.broken == "imports" and recipe.modules:
+            raise LoadFault("They ended it.")
         template = SimpleNamespace(
             recipe=recipe,
             number=number,
             is_alive=True,
-            loaded=SimpleNamespace(read=frozenset({"MODAL_PROFILE"}), took_ms=1.0),
+            loaded=SimpleNamespace(read=frozenset({"MODAL_PROFILE"}), took_ms=1.0, failed=self.failed),
             started=SimpleNamespace(container_id=f"template-{number}"),
         )
         template.memory_bytes = lambda: self.memory_mib * MIB
@@ -365,13 +368,59 @@ def test_a_template_that_cannot_import_them_goes_on_without() -> None:
         await bench.ready(spec())
         recipe = spec().recipe
         assert recipe is not None
-        bench.made.broken = "template"
+        bench.made.broken = "imports"
         assert bench.keeper.learn(recipe, ["bad"])
         await bench.rest()
         spare = await bench.keeper.take(spec())
         assert spare is not None
         assert spare.template.recipe.modules == ()
         assert not bench.keeper.learn(recipe, ["bad"])
+
+    run(check())
+
+
+def test_a_template_that_fails_for_another_reason_imports_them_the_next_time() -> None:
+    async def check() -> None:
+        bench = Bench()
+        await bench.ready(spec())
+        recipe = spec().recipe
+        assert recipe is not None
+        bench.made.broken = "template"
+        assert bench.keeper.learn(recipe, ["numpy"])
+        await bench.rest()
+        bench.made.broken = ""
+        bench.now += RETRY_S
+        assert bench.keeper.learn(recipe, ["pandas"])
+        await bench.rest()
+        spare = await bench.keeper.take(spec())
+        assert spare is not None
+        assert spare.template.recipe.modules == ("numpy", "pandas")
+
+    run(check())
+
+
+def test_what_trials_reject_is_not_tried_again(tmp_path: Path) -> None:
+    (tmp_path / "image").mkdir()
+    ours = spec(str(tmp_path / "image"))
+
+    async def check() -> None:
+        bench = Bench(memory=tmp_path / "templates.json")
+        await bench.ready(ours)
+        assert ours.recipe is not None
+        bench.made.failed = {"threads": "keeps threads", "numpy.linalg": "is no package", "os": "was not asked"}
+        assert bench.keeper.learn(ours.recipe, ["threads", "numpy", "threads.pool", "numpy.linalg"])
+        await bench.rest()
+        assert [said for said in bench.made.said if said.startswith("template")] == ["template 1", "template 2"]
+        assert not bench.keeper.learn(ours.recipe, ["threads.pool", "threads.other"])
+        await bench.keeper.close()
+        again = Bench(memory=tmp_path / "templates.json")
+        await again.keeper.open()
+        await again.rest()
+        spare = await again.keeper.take(ours)
+        assert spare is not None
+        assert spare.template.recipe.modules == ("numpy", "numpy.linalg")
+        assert spare.template.recipe.rejected == ("threads",)
+        assert not again.keeper.learn(ours.recipe, ["threads"])
 
     run(check())
 
