@@ -175,6 +175,11 @@ class Settings(BaseSettings):
         return self.state / "node"
 
     @property
+    def probes_dir(self) -> Path:
+        """What the node agent knows of images that it has looked into."""
+        return self.node_dir / "probes"
+
+    @property
     def keys_dir(self) -> Path:
         return self.state / "keys"
 

@@ -199,7 +199,7 @@ def simulated_agent(
     runtime = runtime or SimulatedRuntime(directory)
     packer = SimulatedPacker(settings)
     layers = LayerStore(settings.layers_dir)
-    garbage = NodeGarbage(layers, LocalImages(settings, layers), packer.mounts)
+    garbage = NodeGarbage(layers, LocalImages(settings, layers), packer.mounts, settings.probes_dir)
     gpus = gpus or Gpus.open(settings, node_id_of(settings))
     buckets = Buckets(directory / "buckets", lambda: -1, {})
     return Agent(settings, GpuRuntime(runtime, gpus), packer, SimulatedBuilder(), Surroundings(), garbage, gpus, buckets)

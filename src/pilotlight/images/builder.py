@@ -57,7 +57,7 @@ class Builder:
         self._places = Places(settings.volumes_path)
         self._bases = Bases(settings, surroundings, layers, LocalImages(settings, layers), registry)
         self._steps = Steps(runtime, surroundings)
-        self._probe = Probe(settings.node_dir / "probes", self._steps)
+        self._probe = Probe(settings.probes_dir, self._steps)
 
     async def build(self, request: platform_pb2.StartBuild, say: Say) -> platform_pb2.BuildFinished:
         """Build the image; output goes to `say` as it comes. A build that fails is an answer, not an exception."""

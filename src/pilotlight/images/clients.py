@@ -61,7 +61,7 @@ class ClientPackages:
         self._steps = Steps(runtime, self._surroundings)
         self._images = layers
         self._made = LayerStore(settings.cache / "clients")
-        self._probe = Probe(settings.node_dir / "probes", self._steps)
+        self._probe = Probe(settings.probes_dir, self._steps)
         self._uv_cache = settings.cache / "uv"
         self._pins: dict[tuple[Path, str], str | None] = {}  # by client layer, whose content never changes, and builder
 

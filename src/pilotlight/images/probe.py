@@ -1,11 +1,12 @@
 """What is in a finished image: its Python, its C library, its packages.
 
-Invariant: an image is asked once; the answer is kept by its layers.
+Invariant: an image is asked once; the answer is kept by its layers, for as long as they are there.
 """
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -13,6 +14,7 @@ from pilotlight.images.layers import definition_id, write_durably
 from pilotlight.images.steps import DEFAULT_PATH, Command, Steps
 from pilotlight.images.trees import Tree
 
+MAX_KNOWN = 1_000  # answers in memory; the others are read again
 _MARK = "pilotlight-probe:"
 # It runs in whatever Python the image has, 3.8 included; a user's broken .pth file must not hide the answer.
 _SCRIPT = f"""
@@ -55,20 +57,21 @@ class Probe:
     async def facts(self, layer_ids: Sequence[str], layers: tuple[Path, ...], env: Mapping[str, str]) -> ImageFacts:
         """What the image holds, by the first `python` or `python3` on its PATH."""
         key = (tuple(layer_ids), env.get("PATH", ""))
-        if (known := self._known.get(key)) is not None:
-            return known
         path = self._directory / f"{definition_id('probe', list(layer_ids), env.get('PATH', ''))}.json"
-        if path.exists():
-            facts = ImageFacts(**json.loads(path.read_text()))
-        else:
+        if (known := self._known.get(key)) is not None and path.exists():
+            return known
+        facts = _kept(path)
+        if facts is None:
             facts = await self._ask(layers, env)
-            await asyncio.to_thread(self._keep, path, facts)
+            await asyncio.to_thread(self._keep, path, layer_ids, facts)
+        if len(self._known) >= MAX_KNOWN:
+            self._known.clear()
         self._known[key] = facts
         return facts
 
-    def _keep(self, path: Path, facts: ImageFacts) -> None:
+    def _keep(self, path: Path, layer_ids: Sequence[str], facts: ImageFacts) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
-        write_durably(path, json.dumps(asdict(facts)))
+        write_durably(path, json.dumps({"layers": list(layer_ids), "facts": asdict(facts)}))
 
     async def _ask(self, layers: tuple[Path, ...], env: Mapping[str, str]) -> ImageFacts:
         interpreter = await asyncio.to_thread(find_python, layers, env)
@@ -83,6 +86,27 @@ class Probe:
             return ImageFacts()
         version, libc, packages = json.loads(answer.removeprefix(_MARK))
         return ImageFacts(version, libc, packages)
+
+
+def sweep(directory: Path, is_there: Callable[[str], bool]) -> int:
+    """Forget the answers of images that lack a layer by now; how many. Blocks."""
+    removed = 0
+    for path in directory.glob("*.json"):
+        with suppress(FileNotFoundError):
+            try:
+                is_wanted = all(is_there(layer_id) for layer_id in json.loads(path.read_text())["layers"])
+            except (ValueError, KeyError, TypeError):  # of an older version: asked anew
+                is_wanted = False
+            if not is_wanted:
+                path.unlink()
+                removed += 1
+    return removed
+
+
+def _kept(path: Path) -> ImageFacts | None:
+    with suppress(FileNotFoundError, KeyError):
+        return ImageFacts(**json.loads(path.read_text())["facts"])
+    return None
 
 
 def find_python(layers: Sequence[Path], env: Mapping[str, str]) -> str:

@@ -286,7 +286,7 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
         mounts = Mounts(settings, LocalContent(settings.objects_dir))
         mounts.sweep()
         packer = ImagePacker(settings, layers, mounts, ClientPackages(settings, runtime, layers))
-        garbage = NodeGarbage(layers, LocalImages(settings, layers), mounts)
+        garbage = NodeGarbage(layers, LocalImages(settings, layers), mounts, settings.probes_dir)
         gpus = await asyncio.to_thread(Gpus.open, settings, node_id_of(settings))
         starter = GpuRuntime(runtime, gpus)
         builder = Builder(settings, starter, layers, mounts)

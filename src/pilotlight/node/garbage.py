@@ -1,11 +1,14 @@
-"""Layers and directories of mounts that nothing on this machine and no image of the server needs any more."""
+"""What nothing on this machine and no image of the server needs any more: layers, directories of mounts, what is known of images."""
 
-from collections.abc import Callable, Iterable
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
 
 import structlog
 
 from pilotlight.core.errors import NotFound
 from pilotlight.core.garbage import Held, Verdict, sort_out
+from pilotlight.images import probe
 from pilotlight.images.layers import LayerStore
 from pilotlight.images.local import LocalImages
 from pilotlight.images.mounts import Mounts, content_key
@@ -17,11 +20,13 @@ log = structlog.get_logger()
 class NodeGarbage:
     """Removes them at the server's command. `running` says what the containers of this moment were started with."""
 
-    def __init__(self, layers: LayerStore, local: LocalImages, mounts: Mounts) -> None:
+    def __init__(self, layers: LayerStore, local: LocalImages, mounts: Mounts, probes_dir: Path) -> None:
         self._layers = layers
         self._local = local
         self._mounts = mounts
+        self._probes_dir = probes_dir
         self.running: Callable[[], Iterable[platform_pb2.StartTask]] = tuple
+        self.collect_bytecode: Callable[[float, Iterable[platform_pb2.StartTask]], Awaitable[None]] | None = None
 
     async def collect(self, request: platform_pb2.CollectLayers) -> platform_pb2.LayersCollected:
         """Remove what is garbage, or only count it: layers, and directories of mounts as if they were layers."""
@@ -32,6 +37,9 @@ class NodeGarbage:
         unused_mounts = await self._mounts.collect(request.used_before, shown, dry_run=request.dry_run)
         if not request.dry_run:
             verdict = await self._removed(verdict, request.used_before)
+            if self.collect_bytecode is not None:
+                await self.collect_bytecode(request.used_before, self.running())
+            await asyncio.to_thread(probe.sweep, self._probes_dir, self._layers.has)
         if verdict.garbage and not request.dry_run:
             log.info("layers_removed", count=len(verdict.garbage), bytes=verdict.garbage_bytes)
         return platform_pb2.LayersCollected(

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from pilotlight.core.garbage import Verdict
 from pilotlight.images.layers import LayerStore, definition_id
 from pilotlight.images.local import LocalImages
 from pilotlight.images.mounts import LocalContent, Mounts, content_key
+from pilotlight.images.probe import ImageFacts, Probe
 from pilotlight.images.registry import UnpackedImage
 from pilotlight.node.garbage import NodeGarbage
 from pilotlight.objects import content_key as object_key
@@ -27,7 +29,7 @@ class Node:
         self.layers = LayerStore(self.settings.layers_dir)
         self.local = LocalImages(self.settings, self.layers)
         self.mounts = Mounts(self.settings, LocalContent(self.settings.objects_dir))
-        self.garbage = NodeGarbage(self.layers, self.local, self.mounts)
+        self.garbage = NodeGarbage(self.layers, self.local, self.mounts, self.settings.probes_dir)
 
     async def fill(self) -> None:
         for layer_id in (BASE, WANTED, RUNNING, IDLE):
@@ -120,6 +122,35 @@ def test_directories_of_mounts_go_with_the_files_that_only_they_had(node: Node) 
         assert sorted(path.read_text() for path in (node.settings.node_dir / "files").iterdir()) == sorted([shared, first])
         again = await node.mounts.layer(idle)
         assert sorted(path.read_text() for path in (again / "root").iterdir()) == sorted([shared, second])
+
+    asyncio.run(scenario())
+
+
+def test_what_is_known_of_an_image_goes_with_its_layers(node: Node) -> None:
+    class Asked(Probe):
+        count = 0
+
+        async def _ask(self, layers: object, env: object) -> ImageFacts:
+            self.count += 1
+            return ImageFacts("3.13.1", "glibc 2.41", {"modal": "1.6.4"})
+
+    async def scenario() -> None:
+        await node.fill()
+        nothing: Any = None
+        probe, images = Asked(node.settings.probes_dir, nothing), ([BASE, WANTED], [BASE, IDLE])
+        for layer_ids in images:
+            paths = node.layers.paths(layer_ids)
+            assert await probe.facts(layer_ids, paths, {}) == await probe.facts(layer_ids, paths, {})
+        assert probe.count == 2
+        (node.settings.probes_dir / "older.json").write_text('{"python_version": "3.11.2"}')
+        await node.garbage.collect(_request())
+        assert len(list(node.settings.probes_dir.iterdir())) == 1
+        again = Asked(node.settings.probes_dir, nothing)  # after a restart
+        assert (await again.facts([BASE, WANTED], (), {})).python_version == "3.13.1"
+        assert again.count == 0
+        await node.layers.make(IDLE, parent="", command="RUN", fill=write)
+        await probe.facts([BASE, IDLE], (), {})
+        assert probe.count == 3
 
     asyncio.run(scenario())
 
