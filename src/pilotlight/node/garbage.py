@@ -1,4 +1,4 @@
-"""What nothing on this machine and no image of the server needs any more: layers, directories of mounts, what is known of images."""
+"""What nothing on this machine and no image of the server needs: layers, directories of mounts, what is known of images."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
