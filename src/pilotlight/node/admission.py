@@ -6,7 +6,7 @@ its way into our init (the system call filter is the last thing that the runtime
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,15 +96,15 @@ def _is_in(pid: int, kind: str, inode: int) -> bool:
 
 def at(points: Sequence[Path]) -> tuple[Mount, ...]:
     """What the calling thread sees mounted at these paths."""
-    names = set(map(str, points))
-    return tuple(mount for mount in observed.own_mounts() if mount.point in names)
+    return observed.own_mounts(set(map(str, points)))
 
 
-def resolved(root: Path, target: str) -> str:
-    """Where a path of a container leads, with the links of its image; what does not exist keeps its name."""
+def resolved(root: Path, targets: Iterable[str]) -> list[str]:
+    """Where paths of a container lead, with the links of its image; what does not exist keeps its name."""
     directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        return _resolved(directory, len(str(_name_of(directory))), os.path.normpath("/" + target.lstrip("/")))
+        prefix = len(_name_of(directory))
+        return [_resolved(directory, prefix, os.path.normpath("/" + target.lstrip("/"))) for target in targets]
     finally:
         os.close(directory)
 
@@ -118,10 +118,10 @@ def _resolved(root: int, prefix: int, path: str) -> str:
         parent, _, name = path.rpartition("/")
         return f"{_resolved(root, prefix, parent or '/').rstrip('/')}/{name}"
     try:
-        return str(_name_of(fd))[prefix:] or "/"
+        return _name_of(fd)[prefix:] or "/"
     finally:
         os.close(fd)
 
 
-def _name_of(fd: int) -> Path:
-    return Path(f"/proc/self/fd/{fd}").readlink()
+def _name_of(fd: int) -> str:
+    return os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 (no path of ours, but what the kernel calls it)

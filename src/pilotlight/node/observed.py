@@ -7,11 +7,12 @@ module judges nothing; `verifier` does. Sources: proc(5), namespaces(7), ioctl_n
 
 import contextlib
 import fcntl
+import functools
 import os
 import re
 import struct
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from pilotlight.node.tracing import Held
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "user", "uts")
 _NS_GET_PARENT, _NS_GET_OWNER_UID = 0xB702, 0xB704
 _SHARABLE = {"its memory": 1, "its open files": 2, "its working directory": 3, "its signal handlers": 4}  # linux/kcmp.h
+_SHARED_MAPPING = re.compile(r"^[0-9a-f]+-[0-9a-f]+ [^ ]*s .*$", re.MULTILINE)
 _READ_BYTES = 1 << 20
+SEEN_AT_A_TIME = 4  # containers that are looked at beside each other
 _NOWHERE = -1  # for paths that begin at the root
 
 IdRanges = tuple[tuple[int, int, int], ...]
@@ -126,9 +129,10 @@ def own_namespaces() -> dict[str, int]:
     return {name: Path(f"/proc/self/ns/{name}").stat().st_ino for name in NAMESPACES}
 
 
-def own_mounts() -> tuple[Mount, ...]:
-    """Those that the calling thread sees."""
-    return parse_mounts(Path("/proc/thread-self/mountinfo").read_text())
+def own_mounts(points: Collection[str]) -> tuple[Mount, ...]:
+    """Those that the calling thread sees at these paths."""
+    lines = Path("/proc/thread-self/mountinfo").read_text().splitlines()
+    return parse_mounts("\n".join(line for line in lines if _unescaped(line.split(" ", 5)[4]) in points))
 
 
 # ---- parsing ----
@@ -160,27 +164,29 @@ def parse_interfaces(text: str) -> frozenset[str]:
     return frozenset(line.partition(":")[0].strip() for line in text.splitlines()[2:])
 
 
+@functools.lru_cache(maxsize=2 * SEEN_AT_A_TIME)
 def parse_mounts(text: str) -> tuple[Mount, ...]:
-    """/proc/PID/mountinfo."""
+    """/proc/PID/mountinfo; two processes of one namespace have the same text."""
     found: list[Mount] = []
     for line in text.splitlines():
         left, _, right = line.partition(" - ")
         mount_id, _, device, root, point, options, *propagation = left.split(" ")
         kind = right.partition(" ")[0]
-        if "\\" in line:
-            root, point = _unescaped(root), _unescaped(point)
-        found.append(Mount(int(mount_id), device, root, point, frozenset(options.split(",")), frozenset(propagation), kind))
+        options, propagation = frozenset(options.split(",")), frozenset(propagation)
+        found.append(Mount(int(mount_id), device, _unescaped(root), _unescaped(point), options, propagation, kind))
     return tuple(found)
 
 
 def _unescaped(path: str) -> str:
     """Blanks and backslashes are written as octal numbers."""
+    if "\\" not in path:
+        return path
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), path)
 
 
 def shared_mappings(text: str) -> tuple[str, ...]:
     """The lines of /proc/PID/maps whose memory is shared with whoever else maps it."""
-    return tuple(line for line in text.splitlines() if line.split(" ", 2)[1].endswith("s"))
+    return tuple(_SHARED_MAPPING.findall(text))
 
 
 # ---- reading ----

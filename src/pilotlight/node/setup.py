@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -309,9 +308,12 @@ class Setup:
             "resolv.conf": "\n".join(lines) + "\n",
         }
         for name, text in texts.items():
-            path = started.directory / name
-            path.write_text(text)
-            os.chown(path, self.ids.first, self.ids.first)
+            file = os.open(f"{started.directory}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            try:
+                os.write(file, text.encode())
+                os.fchown(file, self.ids.first, self.ids.first)
+            finally:
+                os.close(file)
 
     def furnish(self, spec: ContainerSpec, started: Started) -> bundle.Bundle:
         """Inside the stage's `private`: put the root file system together, and what goes into it beside."""
@@ -330,13 +332,14 @@ class Setup:
                 with self.stage.as_container_root():
                     place_links(self.stage.root, spec.links)
         with started.step("binds"):
-            place = partial(resolved, self.stage.root)
-            binds = [bundle.BindMount(self.init, place(bundle.INIT_TARGET), True)]
-            for target in OWN_FILES:
+            ours = (bundle.INIT_TARGET, *OWN_FILES)
+            targets = resolved(self.stage.root, (*ours, *(bind.target for bind in spec.binds)))
+            binds = [bundle.BindMount(self.init, targets[0], True)]
+            for target, place in zip(OWN_FILES, targets[1:], strict=False):
                 name = Path(target).name
-                binds.append(bundle.BindMount(self.stage.show(started.directory / name, name), place(target), False))
+                binds.append(bundle.BindMount(self.stage.show(started.directory / name, name), place, False))
             for index, bind in enumerate(spec.binds):
-                target = bind.target if bind.is_device else place(bind.target)
+                target = bind.target if bind.is_device else targets[len(ours) + index]
                 binds.append(bundle.BindMount(self.stage.bind_source(bind, index), target, bind.read_only, bind.is_device))
             started.staged = at((self.stage.root, *(bind.source for bind in binds)))
         started.wanted = bundle.Bundle(

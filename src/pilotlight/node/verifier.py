@@ -5,6 +5,7 @@ that were wanted; what no rule explains is a fault. `faults` is pure; `observe` 
 """
 
 import functools
+import itertools
 import os
 import platform
 from collections.abc import Iterable, Mapping
@@ -176,20 +177,22 @@ def _group_faults(observed: Observed, expected: Expected) -> Iterable[str]:
 
 def mount_faults(mounts: Iterable[Mount], expected: Expected) -> Iterable[str]:
     """What is wrong with the mounts of a namespace."""
-    left = list(expected.mounts)
+    left: dict[str, list[ExpectedMount]] = {}
+    for rule in expected.mounts:
+        left.setdefault(rule.point, []).append(rule)
     for mount in mounts:
-        rules = [rule for rule in left if rule.point == mount.point]
+        rules = left.get(mount.point, [])
         matching = next((rule for rule in rules if not _mismatch(mount, rule)), None)
         if matching is not None:
-            left.remove(matching)
+            rules.remove(matching)
         elif rules:
             yield f"the mount at {mount.point} is wrong: {_mismatch(mount, rules[0])}"
-            left.remove(rules[0])
+            rules.remove(rules[0])
         elif not (expected.hooks_may_add and _may_be_from_hook(mount)):
             yield f"something is mounted at {mount.point} that nobody asked for ({mount.kind} {mount.device}, from {mount.root})"
         if mount.propagation:
             yield f"mounts at {mount.point} are shared with others: {' '.join(sorted(mount.propagation))}"
-    for rule in left:
+    for rule in itertools.chain.from_iterable(left.values()):
         if rule.needed:
             yield f"nothing is mounted at {rule.point}, which should be"
 
