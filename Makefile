@@ -1,4 +1,4 @@
-# One command per job: make setup | demo | check | test | bench | chaos | escape | fuzz | lock
+# One command per job: make setup | demo | check | test | bench | chaos | leaks | escape | fuzz | lock
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
@@ -17,7 +17,7 @@ PILOTLIGHT := $(if $(SUDO),$(SUDO) )$(VENV)/bin/pilotlight
 LOCKING := --universal --python-version 3.11 --generate-hashes --no-annotate --quiet \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --upgrade
 
-.PHONY: fuzz setup packages environment environment-dev environment-oldest environment-node environment-buckets environment-peers demo check test unit integration e2e bench chaos escape lock
+.PHONY: fuzz setup packages environment environment-dev environment-oldest environment-node environment-buckets environment-peers demo check test unit integration e2e bench chaos leaks escape lock
 
 setup: environment  ## install what is missing: Debian packages, .venv with the project and its pinned dependencies
 
@@ -143,6 +143,9 @@ bench: environment-dev  ## measurements, beside the floor that a null server set
 
 chaos: environment-dev  ## a campaign of faults: make chaos SEED=n [KILLS=n] [MINUTES=n]; docs/reliability.md
 	$(SUDO) $(VENV)/bin/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(KILLS),--kills $(KILLS)) $(if $(MINUTES),--minutes $(MINUTES))
+
+leaks: environment-dev  ## what thousands of containers leave behind: make leaks [CONTAINERS=n]; docs/reliability.md
+	$(SUDO) $(VENV)/bin/python -m tests.chaos.leaks $(if $(CONTAINERS),--containers $(CONTAINERS))
 
 escape: environment-dev  ## an attacker in a container, and floods, for each way of starting one; docs/security.md
 	$(SUDO) env PILOTLIGHT_ALL_FLOODS=1 $(VENV)/bin/pytest tests/e2e/test_escape.py

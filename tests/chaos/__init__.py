@@ -10,6 +10,8 @@ faults     events, done to a target
 verdict    journals and fault windows → what was lost, doubled, wrong or hung; pure
 traces     what a platform has on a machine, to be counted before and after
 campaign   all of it, in order
+leaks      no faults, but thousands of containers one after the other, and what they leave behind
 
 python -m tests.chaos --seed 1 [--kills 200] [--minutes 40]
+python -m tests.chaos.leaks [--containers 2000]
 """

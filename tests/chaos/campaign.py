@@ -97,9 +97,9 @@ class Clients:
         return late
 
 
-def deploy(target: Target) -> None:
-    """Deploy the program by the stock command line, as often as it takes on a platform that nobody disturbs: once."""
-    command = [sys.executable, "-m", "modal", "deploy", str(PROGRAM)]
+def deploy(target: Target, program: Path = PROGRAM) -> None:
+    """Deploy a program by the stock command line, as often as it takes on a platform that nobody disturbs: once."""
+    command = [sys.executable, "-m", "modal", "deploy", str(program)]
     subprocess.run(command, env=target.client_environment(), check=True, capture_output=True, timeout=DEPLOY_TIMEOUT_S)
 
 
@@ -176,7 +176,7 @@ def at_rest(target: Target) -> dict[str, float]:
     time.sleep(IDLE_S)
     target.command("gc")
     target.down()
-    target.up()
+    target.up(PILOTLIGHT_WARM_STARTS="false")  # which templates are made ahead of use depends on what was used last
     settle(target)
     return traces.count(target)
 

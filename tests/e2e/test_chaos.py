@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import Platform
 
-from tests.chaos import schedule, verdict
+from tests.chaos import leaks, schedule, starts_program, verdict
 from tests.chaos.campaign import campaign
 from tests.chaos.program import APP
 from tests.chaos.schedule import Kind
@@ -28,3 +28,12 @@ def test_nothing_is_lost_in_a_short_campaign(platform: Platform, tmp_path: Path,
     assert report.is_good, "\n".join(itertools.chain(said, [verdict.table(report.tally)], report.tally.guilty))
     assert report.kills >= KILLS - 2 and report.tally.total("right") > 10, said
     platform.modal("app", "stop", APP, "--yes")
+
+
+def test_containers_leave_nothing_behind(platform: Platform) -> None:
+    """`make leaks` starts thousands, and looks at memory too, which says nothing after so few."""
+    target = Target(platform.settings, platform.up_options)
+    report = leaks.measure(target, 60, print, calls_before=300, containers_before=40)
+    assert report.starts > 50
+    assert not {name: counts for name, counts in report.grown.items() if not name.startswith("MiB")}
+    platform.modal("app", "stop", starts_program.APP, "--yes")

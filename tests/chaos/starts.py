@@ -1,0 +1,71 @@
+"""A stock client that starts containers, one after the other, and prints one JSON document a start: what it was, and milliseconds
+from the call to its end.
+
+python -m tests.chaos.starts --containers N [--calls N]
+"""
+
+import argparse
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+
+import modal
+
+from tests.chaos.starts_program import APP
+
+PLAIN = "plain"
+OTHERS = ("keeps", "alone", "fails", "dies", "hangs")  # in turn, one in so many starts
+ONE_IN = 10
+CONTAINERS_OF_A_DEATH = 3  # tried with the same input
+AT_ONCE = 50
+
+
+def kinds(containers: int) -> Iterator[str]:
+    """The function of each call, until they have made so many containers."""
+    made = calls = 0
+    while made < containers:
+        calls += 1
+        kind = OTHERS[calls // ONE_IN % len(OTHERS)] if calls % ONE_IN == 0 else PLAIN
+        made += CONTAINERS_OF_A_DEATH if kind == "dies" else 1
+        yield kind
+
+
+def start(kind: str, number: int) -> None:
+    """Call a function whose container is one of its own; raises AssertionError where it does not end as it must."""
+    function = modal.Function.from_name(APP, kind)
+    try:
+        found = function.remote(number)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is looked at
+        expected = {"fails": ValueError, "dies": Exception, "hangs": modal.exception.FunctionTimeoutError}.get(kind, ())
+        assert isinstance(error, expected), f"{kind} ended with {error!r}"
+    else:
+        assert found == number + 1, f"{number} + 1 is not {found}"
+
+
+async def busy(calls: int) -> None:
+    """Fill what the platform remembers of calls: bounded, and full before anything is compared."""
+    function, gate = modal.Function.from_name(APP, "busy"), asyncio.Semaphore(AT_ONCE)
+
+    async def call(number: int) -> None:
+        async with gate:
+            assert await function.remote.aio(number) == number + 1
+
+    await asyncio.gather(*(call(number) for number in range(calls)))
+
+
+def main() -> None:
+    """As the arguments say."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--containers", type=int, required=True)
+    parser.add_argument("--calls", type=int, default=0)
+    options = parser.parse_args()
+    asyncio.run(busy(options.calls))
+    for number, kind in enumerate(kinds(options.containers)):
+        began = time.perf_counter()
+        start(kind, number)
+        print(json.dumps([kind, round((time.perf_counter() - began) * 1e3, 1)]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
