@@ -19,6 +19,8 @@ MODULES = {
     "moves": "import os; os.chdir('/')",
     "crashes": "import os; os.abort()",
     "leaves": "import os; os._exit(0)",
+    "hangs": "import time; time.sleep(60)",
+    "stays": "import os, time; os.fork() or time.sleep(60)",
     "raises": "raise RuntimeError('not here')",
 }
 SCRIPT = """
@@ -26,6 +28,7 @@ import json, sys
 program, *names = sys.argv[1:]
 sys.path.append(program)
 import pilotlight_trial
+pilotlight_trial.TRIAL_S = 3.0
 before = set(sys.modules)
 why = pilotlight_trial.try_out(names)
 print(json.dumps({"why": why, "imported": sorted(set(sys.modules) - before)}))
@@ -63,6 +66,8 @@ def test_what_leaves_nothing_behind_may_be_imported(tmp_path: Path) -> None:
         ("moves", "changes the directory"),
         ("crashes", "it ended with status"),
         ("leaves", "it ended with status 0"),
+        ("hangs", "it took too long"),
+        ("stays", "keeps processes"),
     ],
 )
 def test_what_does_may_not(tmp_path: Path, name: str, why: str) -> None:
