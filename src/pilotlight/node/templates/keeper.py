@@ -22,6 +22,7 @@ from pilotlight.core.containers import ContainerSpec, Recipe, TemplateState
 from pilotlight.core.errors import NotIsolated, PilotlightError
 from pilotlight.node.memory import offered_mib
 from pilotlight.node.templates import remembered
+from pilotlight.node.templates.bursts import BURST_S, BURSTS_KEPT_S, SPARES, Bursts
 from pilotlight.node.templates.channel import MESSAGE_BYTES, LoadFault
 from pilotlight.node.templates.fitness import misfit
 from pilotlight.node.templates.making import Making
@@ -33,11 +34,9 @@ T = TypeVar("T")
 
 MAX_FORKS = 5_000  # of one template, before a new one takes its place
 MAX_AGE_S = 6 * 3600.0
-SPARES = 1  # children of each template that wait for what they become
-MOST_SPARES = 8  # of one after a burst
-BURST_S = 1.0  # starts within this time are one
-BURSTS_KEPT_S = 60.0  # so long after a burst as many are ready for the next one
-REFILL_AFTER_S = 0.05  # the processors are the new container's first
+REFILL_AFTER_S = 0.05  # without a start: the processors are the new containers' first
+REFILL_AT_LATEST_S = 1.0  # however many go on starting
+SPARE_BYTES = 3 << 20  # besides the pages that it has copied ahead
 MAX_IDLE_S = 12 * 3600.0  # an image of which nobody starts anything may go, and its layers with it
 RETRY_S = 5.0  # after a template failed, before its recipe is tried again; doubles each time
 MAX_RETRY_S = 3600.0
@@ -59,9 +58,7 @@ class Kept:
     opening: "asyncio.Task[None] | None" = None
     spares: deque[Spare] = field(default_factory=deque[Spare])
     making: int = 0
-    taken: deque[float] = field(default_factory=lambda: deque[float](maxlen=MOST_SPARES))  # when the last ones were
-    burst: int = 0
-    burst_at: float = 0.0
+    bursts: Bursts = field(default_factory=Bursts)
     forks: int = 0
     faults: int = 0
     failures: int = 0
@@ -72,6 +69,16 @@ class Kept:
     memory_bytes: int = 0
     is_ahead: bool = False  # nothing was started by it yet
     learns: bool = True  # modules that its containers import are imported ahead
+
+    @property
+    def spare_bytes(self) -> int:
+        """What one spare takes."""
+        return SPARE_BYTES + (self.template.pages.own_bytes if self.template is not None else 0)
+
+    @property
+    def own_bytes(self) -> int:
+        """What the template takes, with its spares."""
+        return self.memory_bytes + (len(self.spares) + self.making) * self.spare_bytes if self.template is not None else 0
 
 
 class Keeper:
@@ -92,6 +99,8 @@ class Keeper:
         self._ahead: asyncio.Task[None] | None = None
         self._numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._refilling: asyncio.Task[None] | None = None
+        self._began_at = 0.0  # the last start, by the loop's clock
         self._remembering = asyncio.Lock()  # two at a time would spoil each other's file
         self._is_closing = False
         self.on_change: Callable[[list[TemplateState]], object] = lambda _: None  # told of all, when one comes or goes
@@ -151,7 +160,9 @@ class Keeper:
         if (kept := self._kept.get(key_of(spare.template.recipe))) is not None:
             kept.faults = kept.failures = 0
             self._renew(kept)
-            self._spawn(self._refill_later(kept))
+        self._began_at = asyncio.get_running_loop().time()
+        if self._refilling is None:
+            self._refilling = self._spawn(self._refill_when_quiet(self._began_at + REFILL_AT_LATEST_S))
 
     def failed(self, spare: Spare, error: Exception) -> None:
         """It could not become one; it is gone."""
@@ -236,8 +247,7 @@ class Keeper:
     def _has_room(self) -> bool:
         """Whether one more fits into the budget without another having to go."""
         beginning = sum(kept.opening is not None and kept.template is None for kept in self._kept.values())
-        there = sum(kept.memory_bytes for kept in self._kept.values() if kept.template is not None)
-        return there + (beginning + 1) * EXPECTED_BYTES <= self._budget_bytes
+        return self._used_bytes() + (beginning + 1) * EXPECTED_BYTES <= self._budget_bytes
 
     async def _open(self, kept: Kept) -> None:
         number, recipe = next(self._numbers), kept.recipe
@@ -292,9 +302,9 @@ class Keeper:
                 self._retire(kept)
                 del self._kept[key]
         while True:
-            alive = [kept for kept in self._kept.values() if kept.template is not None]
-            if sum(kept.memory_bytes for kept in alive) <= self._budget_bytes:
+            if self._used_bytes() <= self._budget_bytes:
                 return
+            alive = [kept for kept in self._kept.values() if kept.template is not None]
             # What nothing was started by makes no room for itself.
             victims = [kept for kept in alive if kept is not newest or kept.is_ahead] or alive
             victim = min(victims, key=lambda kept: (not kept.is_ahead, kept.used_at))
@@ -312,33 +322,37 @@ class Keeper:
 
     def _given(self, kept: Kept, spare: Spare) -> Spare:
         kept.forks += 1
-        now = self._clock()
-        kept.taken.append(now)
-        size = sum(now - at <= BURST_S for at in kept.taken)
-        if size >= kept.burst or now - kept.burst_at > BURSTS_KEPT_S:
-            kept.burst, kept.burst_at = size, now
+        kept.bursts.took(self._clock())
         self._children[id(spare.template)] = self._children.get(id(spare.template), 0) + 1
         return spare
 
-    async def _refill_later(self, kept: Kept) -> None:
-        await asyncio.sleep(REFILL_AFTER_S)
-        self._refill(kept)
-        if len(kept.spares) + kept.making > SPARES:
-            asyncio.get_running_loop().call_later(BURSTS_KEPT_S + BURST_S, self._trim, kept)
+    async def _refill_when_quiet(self, at_latest: float) -> None:
+        clock = asyncio.get_running_loop().time
+        while (left := min(self._began_at + REFILL_AFTER_S, at_latest) - clock()) > 0:  # noqa: ASYNC110 (others move the time on)
+            await asyncio.sleep(left)
+        self._refilling = None
+        for kept in tuple(self._kept.values()):
+            self._refill(kept)
+            if len(kept.spares) + kept.making > SPARES:
+                asyncio.get_running_loop().call_later(BURSTS_KEPT_S + BURST_S, self._trim, kept)
 
     def _trim(self, kept: Kept) -> None:
         """No burst came again: what waited for it goes."""
-        if self._clock() - kept.burst_at > BURSTS_KEPT_S:
-            while len(kept.spares) > SPARES:
-                self._spawn(self._making.discard(kept.spares.pop()))
+        while len(kept.spares) > kept.bursts.wanted(self._clock()):
+            self._spawn(self._making.discard(kept.spares.pop()))
 
     def _refill(self, kept: Kept) -> None:
-        wanted = kept.burst if self._clock() - kept.burst_at <= BURSTS_KEPT_S else 0
-        missing = max(SPARES, wanted) - len(kept.spares) - kept.making
-        for _ in range(missing):
-            if kept.template is not None and not self._is_closing:
-                kept.making += 1
-                self._spawn(self._make(kept, kept.template))
+        """Have as many spares as are wanted, and one at least; more than one only if there is memory for them."""
+        if kept.template is None or self._is_closing:
+            return
+        room = max(0, self._budget_bytes - self._used_bytes()) // kept.spare_bytes
+        there = len(kept.spares) + kept.making
+        for _ in range(max(SPARES - there, min(kept.bursts.wanted(self._clock()) - there, room))):
+            kept.making += 1
+            self._spawn(self._make(kept, kept.template))
+
+    def _used_bytes(self) -> int:
+        return sum(kept.own_bytes for kept in self._kept.values())
 
     async def _make(self, kept: Kept, template: Template) -> None:
         try:

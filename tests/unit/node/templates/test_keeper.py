@@ -12,8 +12,9 @@ import structlog.testing
 
 from pilotlight.core.containers import ContainerSpec, Recipe
 from pilotlight.core.errors import NotIsolated
+from pilotlight.node.templates.bursts import BURSTS_KEPT_S, MOST_SPARES
 from pilotlight.node.templates.channel import MESSAGE_BYTES, LoadFault, TemplateFault
-from pilotlight.node.templates.keeper import BURSTS_KEPT_S, MAX_FAULTS, MAX_FORKS, MAX_IDLE_S, MOST_SPARES, RETRY_S, Keeper
+from pilotlight.node.templates.keeper import MAX_FAULTS, MAX_FORKS, MAX_IDLE_S, RETRY_S, SPARE_BYTES, Keeper
 
 T = TypeVar("T")
 ARGS = ("python", "-m", "modal._container_entrypoint")
@@ -26,6 +27,7 @@ class Made:
     def __init__(self) -> None:
         self.said: list[str] = []
         self.memory_mib = 30
+        self.touched_mib = 0  # by each spare
         self.broken = ""
         self.failed: dict[str, str] = {}  # what each template says of packages
         self.may_begin = asyncio.Event()
@@ -44,6 +46,7 @@ class Made:
             is_alive=True,
             loaded=SimpleNamespace(read=frozenset({"MODAL_PROFILE"}), took_ms=1.0, failed=self.failed),
             started=SimpleNamespace(container_id=f"template-{number}"),
+            pages=SimpleNamespace(own_bytes=self.touched_mib * MIB),
         )
         template.memory_bytes = lambda: self.memory_mib * MIB
         return template
@@ -133,6 +136,36 @@ def test_after_a_burst_as_many_wait_for_the_next_for_a_while() -> None:
         bench.keeper.began(spare)
         await bench.rest()
         assert bench.made.said[before:] == ["spare of 1"] * 2
+
+    run(check())
+
+
+def test_spares_for_bursts_take_no_more_memory_than_there_is() -> None:
+    async def check() -> None:
+        bench = Bench(budget_mib=100)
+        bench.made.touched_mib = 20 - (SPARE_BYTES // MIB)
+        await bench.ready(spec())
+        for spare in [await bench.keeper.take(spec()) for _ in range(MOST_SPARES)]:
+            assert spare is not None
+            bench.keeper.began(spare)
+        before = len(bench.made.said)
+        await bench.rest()
+        assert bench.made.said[before:] == ["spare of 1"] * 3  # (100 - 30) / 20
+
+    run(check())
+
+
+def test_no_spare_is_made_while_containers_begin() -> None:
+    async def check() -> None:
+        bench = Bench()
+        await bench.ready(spec())
+        for _ in range(4):
+            spare = await bench.keeper.take(spec())
+            assert spare is not None
+            before = len(bench.made.said)
+            bench.keeper.began(spare)
+            await asyncio.sleep(0)
+            assert len(bench.made.said) == before, "the next start is under way at once"
 
     run(check())
 
