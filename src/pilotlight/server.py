@@ -220,7 +220,9 @@ class Server:
             may_leave_environment=settings.container_reach == "workspace",
         )
         self.node_output = NodeOutput(tasks=self.tasks, nodes=self.nodes, output_log=self.output_log)
-        self.expectations = Expectations(apps=self.apps, functions=self.functions, images=self.images, nodes=self.nodes)
+        self.expectations = Expectations(
+            apps=self.apps, functions=self.functions, images=self.images, mounts=self.mounts, nodes=self.nodes
+        )
         self.cordons = Cordons(database=database, nodes=self.nodes, tasks=self.tasks, pools=self.pools)
         self.gpu_tasks = GpuTasks(
             tasks=self.tasks, nodes=self.nodes, pools=self.pools, autoscalers=self.autoscalers, output_log=self.output_log

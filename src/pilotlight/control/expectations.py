@@ -11,22 +11,24 @@ from modal_proto import api_pb2
 from pilotlight.control.apps import AppRecord, Apps
 from pilotlight.control.functions import FunctionRecord, Functions
 from pilotlight.control.images import Images
+from pilotlight.control.mounts import Mounts
 from pilotlight.control.nodes import Nodes
 from pilotlight.core.errors import PilotlightError
 from pilotlight.wire import platform_pb2
 
 log = structlog.get_logger()
 
-MOST_KINDS = 64  # of one app: images, each with a client
+MOST_KINDS = 64  # of one app: images, each with a client and what is mounted
 
 
 class Expectations:
     """Tells nodes which containers may come."""
 
-    def __init__(self, *, apps: Apps, functions: Functions, images: Images, nodes: Nodes) -> None:
+    def __init__(self, *, apps: Apps, functions: Functions, images: Images, mounts: Mounts, nodes: Nodes) -> None:
         self._apps = apps
         self._functions = functions
         self._images = images
+        self._mounts = mounts
         self._nodes = nodes
 
     async def follow(self, app: AppRecord) -> None:
@@ -47,10 +49,13 @@ class Expectations:
 
     async def _like(self, record: FunctionRecord, app: AppRecord) -> platform_pb2.StartTask:
         image = await self._images.built(record.definition.image_id)
+        # What runs once is not worth the work of compiling it beside its first container.
+        mount_ids = () if app.is_run else record.definition.mount_ids
         return platform_pb2.StartTask(
             layers=image.layers,
             image_config=image.config,
             image_id=record.definition.image_id,
+            mounts=[await self._mounts.get(mount_id) for mount_id in mount_ids],
             client_version=record.client_version,
             image_builder_version=image.builder_version,
             mount_client_dependencies=record.definition.mount_client_dependencies,
@@ -59,11 +64,12 @@ class Expectations:
 
 
 def _one_of_each_kind(records: list[FunctionRecord]) -> Iterator[FunctionRecord]:
-    """Functions whose containers have nothing in common; without those with GPUs, which get devices by an OCI runtime's hooks."""
-    seen: set[tuple[str, str, bool]] = set()
+    """Functions that differ in what is made ahead; without those with GPUs, whose devices an OCI runtime's hooks make."""
+    seen: set[tuple[object, ...]] = set()
     for record in records:
-        kind = (record.definition.image_id, record.client_version, record.definition.mount_client_dependencies)
-        if kind not in seen and not _has_gpu(record.definition.resources) and len(seen) < MOST_KINDS:
+        definition = record.definition
+        kind = (definition.image_id, record.client_version, definition.mount_client_dependencies, *definition.mount_ids)
+        if kind not in seen and not _has_gpu(definition.resources) and len(seen) < MOST_KINDS:
             seen.add(kind)
             yield record
 

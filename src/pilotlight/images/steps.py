@@ -26,6 +26,9 @@ Say = Callable[[int, str], None]
 """Called with (file descriptor 1 or 2, text as it came)."""
 
 
+_serial = itertools.count()  # of the containers of all builds of this process
+
+
 class StepFailed(PilotlightError):
     """A command of the build ended with something else than 0."""
 
@@ -52,13 +55,12 @@ class Steps:
         self._runtime = runtime
         self._surroundings = surroundings
         self._memory_limit_mib = memory_limit_mib
-        self._serial = itertools.count()
 
     async def run(self, command: Command, say: Say) -> tuple[Exit, str]:
         """Run to the end, output passed on as it comes; returns how it ended and the last lines. If cancelled, it is killed."""
         output = _Output(say)
         spec = ContainerSpec(
-            container_id=f"build-{os.getpid()}-{next(self._serial)}",
+            container_id=f"build-{os.getpid()}-{next(_serial)}",
             layers=command.layers,
             args=command.args,
             env={"PATH": DEFAULT_PATH, **self._surroundings.container_env(), **command.env},

@@ -20,15 +20,16 @@ import structlog
 
 from pilotlight.config import Settings
 from pilotlight.core import ids
-from pilotlight.core.containers import ContainerSpec, Recipe, TemplateState
-from pilotlight.core.errors import PilotlightError
+from pilotlight.core.containers import ContainerSpec, TemplateState
 from pilotlight.core.node_labels import parse_labels
 from pilotlight.images.builder import Builder
+from pilotlight.images.bytecode import Bytecode
 from pilotlight.images.clients import ClientPackages
 from pilotlight.images.layers import LayerStore, write_durably
 from pilotlight.images.local import LocalImages
 from pilotlight.images.mounts import LocalContent, Mounts
 from pilotlight.images.surroundings import Surroundings, surroundings_of
+from pilotlight.node.ahead import Ahead
 from pilotlight.node.buckets import Buckets
 from pilotlight.node.builds import Builds, ImageBuilder
 from pilotlight.node.garbage import NodeGarbage
@@ -37,7 +38,7 @@ from pilotlight.node.gpus import GpuRuntime, Gpus
 from pilotlight.node.link import Link
 from pilotlight.node.memory import offered_mib
 from pilotlight.node.outbox import Outbox
-from pilotlight.node.packing import ImagePacker, Packer, recipe_of, spec_of
+from pilotlight.node.packing import ImagePacker, Packer, spec_of
 from pilotlight.node.relay import Relay
 from pilotlight.node.runtime import Runtime
 from pilotlight.node.task import Task, TaskRuntime
@@ -86,7 +87,7 @@ class Agent:
         self._node_id = node_id_of(settings)
         self._is_closing = False
         self._templates: list[platform_pb2.Template] = []
-        self.on_expected: Callable[[Recipe], object] | None = None  # told by which recipe containers may be started soon
+        self.ahead: Ahead | None = None
         self.connected = asyncio.Event()
 
     async def run(self) -> None:
@@ -182,8 +183,8 @@ class Agent:
             case "collect_layers":
                 self._spawn(self._collect(command.collect_layers))
             case "expect_task":
-                if self.on_expected is not None:
-                    self._spawn(self._expect(command.expect_task.like, self.on_expected))
+                if self.ahead is not None:
+                    self._spawn(self.ahead.prepare(command.expect_task.like))
             case other:
                 log.warning("command_ignored", command=other)
 
@@ -226,21 +227,9 @@ class Agent:
         arguments = directory / "arguments"
         arguments.write_bytes(request.arguments)
         arguments.chmod(0o644)
-        spec = spec_of(request, packed, socket_path, arguments, self._surroundings, self._edge_host)
+        edge_host = urlsplit(self._settings.container_edge_url).hostname or ""
+        spec = spec_of(request, packed, socket_path, arguments, self._surroundings, edge_host)
         return await self._buckets.mounted(self._volumes.mounted(spec, request.volumes), request.buckets)
-
-    async def _expect(self, like: platform_pb2.StartTask, told: Callable[[Recipe], object]) -> None:
-        try:
-            packed = await self._packer.pack(like)
-        except (PilotlightError, OSError) as error:  # a start would say so; this is none
-            log.info("task_not_expected", image_id=like.image_id, error=str(error))
-            return
-        if (recipe := recipe_of(like, packed, self._surroundings, self._edge_host)) is not None:
-            told(recipe)
-
-    @property
-    def _edge_host(self) -> str:
-        return urlsplit(self._settings.container_edge_url).hostname or ""
 
     # ---- the link ----
 
@@ -285,12 +274,14 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
         layers.sweep()
         mounts = Mounts(settings, LocalContent(settings.objects_dir))
         mounts.sweep()
-        packer = ImagePacker(settings, layers, mounts, ClientPackages(settings, runtime, layers))
+        surroundings = surroundings_of(settings)
+        bytecode = Bytecode(settings.node_dir / "bytecode", runtime, surroundings, layers, mounts)
+        bytecode.sweep()
+        packer = ImagePacker(settings, layers, mounts, ClientPackages(settings, runtime, layers), bytecode)
         garbage = NodeGarbage(layers, LocalImages(settings, layers), mounts, settings.probes_dir)
         gpus = await asyncio.to_thread(Gpus.open, settings, node_id_of(settings))
         starter = GpuRuntime(runtime, gpus)
         builder = Builder(settings, starter, layers, mounts)
-        surroundings = surroundings_of(settings)
         buckets = Buckets(
             settings.run_dir / "buckets",
             lambda: runtime.mount_namespace,
@@ -300,7 +291,8 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
         agent = Agent(settings, starter, packer, builder, surroundings, garbage, gpus, buckets)
         loop = asyncio.get_running_loop()
         runtime.on_templates(agent.templates_changed)
-        agent.on_expected = runtime.expect if runtime.is_warm else None
+        agent.ahead = Ahead(settings, packer, bytecode, surroundings, runtime.expect if runtime.is_warm else None)
+        garbage.collect_bytecode = bytecode.collect
         runtime.on_refused(lambda *told: loop.call_soon_threadsafe(agent.refused, *told))
         running = asyncio.get_running_loop().create_task(agent.run())
         known = asyncio.get_running_loop().create_task(agent.connected.wait())

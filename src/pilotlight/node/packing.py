@@ -12,6 +12,7 @@ from typing import Protocol
 from pilotlight.config import Settings
 from pilotlight.core.containers import Bind, ContainerSpec, Recipe
 from pilotlight.core.errors import InvalidInput
+from pilotlight.images.bytecode import Bytecode
 from pilotlight.images.clients import ClientPackages
 from pilotlight.images.layers import LayerStore
 from pilotlight.images.mounts import Mounts
@@ -54,11 +55,12 @@ class Packer(Protocol):
 class ImagePacker:
     """Root file systems from built images."""
 
-    def __init__(self, settings: Settings, layers: LayerStore, mounts: Mounts, clients: ClientPackages) -> None:
+    def __init__(self, settings: Settings, layers: LayerStore, mounts: Mounts, clients: ClientPackages, bytecode: Bytecode) -> None:
         self._foundation = settings.node_dir / "foundation"
         self._layers = layers
         self._mounts = mounts
         self._clients = clients
+        self._bytecode = bytecode
         self._pythons: dict[tuple[str, ...], str] = {}
 
     async def pack(self, request: platform_pb2.StartTask) -> Packed:
@@ -67,7 +69,8 @@ class ImagePacker:
         clients = await self._client_layers(request)
         mounts = [await self._mounts.layer(mount) for mount in request.mounts]
         shared = (self._make_foundation(), *image, *clients)
-        return Packed((*shared, *mounts), self._python(request, image), shared)
+        compiled = (bytecode,) if (bytecode := self._bytecode.layer(request)) is not None else ()
+        return Packed((*shared, *mounts, *compiled), self._python(request, image), shared)
 
     async def _client_layers(self, request: platform_pb2.StartTask) -> tuple[Path, ...]:
         if request.mount_client_dependencies:

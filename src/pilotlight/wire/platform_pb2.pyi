@@ -1270,8 +1270,8 @@ Global___StartTask: _TypeAlias = StartTask  # noqa: Y015
 
 @_typing.final
 class ExpectTask(_message.Message):
-    """A function was published: tasks like this may come soon, and what they have in common may be made ahead. It has no arguments, secrets,
-    mounts or inputs.
+    """A function was published: tasks like this may come soon, and what they have in common may be made ahead. It has no arguments, secrets
+    or inputs; it has mounts if what they hold may be compiled ahead.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

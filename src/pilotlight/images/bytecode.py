@@ -1,0 +1,170 @@
+"""The bytecode of what users mount, made before the first container imports it, as layers over the mounts.
+
+Invariant: it is made by the image's own Python in a container without a network, of the mounted files alone; nothing of a container
+that ran a program comes here. What is made says itself of which source it is (PEP 552, checked hashes), so a program that changes
+its own source finds its change.
+"""
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+
+import structlog
+
+from pilotlight.core.containers import ContainerRuntime
+from pilotlight.core.errors import PilotlightError
+from pilotlight.images.layers import LayerStore, definition_id
+from pilotlight.images.mounts import Mounts, relative_path
+from pilotlight.images.probe import find_python
+from pilotlight.images.stages import state_of
+from pilotlight.images.steps import Command, Steps
+from pilotlight.images.surroundings import Surroundings
+from pilotlight.wire import platform_pb2
+
+log = structlog.get_logger()
+
+RECIPE = 1  # raise it when what is made changes
+MOST_SOURCES = 1_000  # of one function; the others are compiled where they are imported
+MOST_BYTES = 32 << 20  # of what the container says
+MEMORY_MIB = 512
+TIMEOUT_S = 60.0
+_TAG = re.compile(r"[a-z]+-[0-9]{2,4}[a-z]{0,2}")
+_CHECKED = 3  # flags of PEP 552: by a hash, which is checked
+# It runs in whatever Python the image has, 3.8 included; without `site`, so that no package of the image is imported.
+_SCRIPT = f"""
+import base64, importlib.util, marshal, sys
+print(sys.implementation.cache_tag)
+for number, path in enumerate(sys.argv[1:]):
+    try:
+        with open(path, "rb") as file:
+            source = file.read()
+        code = marshal.dumps(compile(source, path, "exec", dont_inherit=True))
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        continue
+    pyc = importlib.util.MAGIC_NUMBER + ({_CHECKED}).to_bytes(4, "little") + importlib.util.source_hash(source) + code
+    print(number, base64.b64encode(pyc).decode())
+"""
+
+
+class Bytecode:
+    """Makes and keeps these layers."""
+
+    def __init__(
+        self, directory: Path, runtime: ContainerRuntime, surroundings: Surroundings, images: LayerStore, mounts: Mounts
+    ) -> None:
+        self._made = LayerStore(directory)
+        self._steps = Steps(runtime, surroundings, MEMORY_MIB)
+        self._images = images
+        self._mounts = mounts
+        self._one = asyncio.Lock()  # a container at a time: others wait to run programs
+
+    def layer(self, request: platform_pb2.StartTask) -> Path | None:
+        """What to lay over a task's mounts; None where nothing was made."""
+        if not request.mounts:
+            return None
+        layer_id = _layer_id(request)
+        return self._made.path(layer_id) if self._made.has(layer_id) else None
+
+    async def make(self, request: platform_pb2.StartTask) -> None:
+        """Make the layer for tasks like this, unless it is there. What can't be compiled stays source."""
+        sources = _sources(request)
+        if not sources or self._made.has(_layer_id(request)):
+            return
+        async with self._one:
+            layers = self._images.paths(request.layers)
+            env = dict(state_of((), request.image_config).env)
+            python = await asyncio.to_thread(find_python, layers, env)
+            if not python:
+                return
+            mounts = [await self._mounts.layer(mount) for mount in request.mounts]
+
+            async def fill(content: Path) -> None:
+                compiled = await self._compile((*layers, *mounts), python, sources)
+                await asyncio.to_thread(_write, content, compiled)
+
+            await self._made.make(_layer_id(request), parent="", command=f"bytecode for {request.image_id}", fill=fill)
+
+    async def collect(self, used_before: float, running: Iterable[platform_pb2.StartTask]) -> None:
+        """Remove what was not used since, and no container of these has."""
+        shown = {_layer_id(task) for task in running}
+        for record in self._made.list():
+            with contextlib.suppress(PilotlightError):
+                if record.layer_id not in shown:
+                    await self._made.remove(record.layer_id, used_before=used_before)
+
+    def sweep(self) -> None:
+        """Remove what an interrupted agent left."""
+        self._made.sweep()
+
+    async def _compile(self, layers: tuple[Path, ...], python: str, sources: tuple[str, ...]) -> dict[str, bytes]:
+        said = _Said(MOST_BYTES)
+        args = (python, "-I", "-S", "-B", "-c", _SCRIPT, *(f"/{path}" for path in sources))
+        command = Command(layers, args, user="0", block_network=True)
+        async with asyncio.timeout(TIMEOUT_S):
+            await self._steps.run(command, said.receive)
+        return compiled_of(said.text, sources)
+
+
+class _Said:
+    """What the container printed, up to a limit."""
+
+    def __init__(self, limit: int) -> None:
+        self._pieces: list[str] = []
+        self._left = limit
+
+    def receive(self, fd: int, text: str) -> None:
+        if fd == 1 and len(text) <= self._left:
+            self._pieces.append(text)
+            self._left -= len(text)
+
+    @property
+    def text(self) -> str:
+        return "".join(self._pieces)
+
+
+def compiled_of(said: str, sources: tuple[str, ...]) -> dict[str, bytes]:
+    """Paths below the root and contents, as a container says that they are: it may say anything, and is heard on these alone."""
+    tag, *lines = said.splitlines() or [""]
+    if not _TAG.fullmatch(tag):
+        return {}
+    found: dict[str, bytes] = {}
+    for line in lines:
+        number, _, encoded = line.partition(" ")
+        if not encoded or not number.isdecimal() or len(number) > 6 or int(number) >= len(sources):
+            continue
+        source = PurePosixPath(sources[int(number)])
+        with contextlib.suppress(binascii.Error, ValueError):
+            found[str(source.parent / "__pycache__" / f"{source.stem}.{tag}.pyc")] = base64.b64decode(encoded, validate=True)
+    return found
+
+
+def _write(content: Path, files: Mapping[str, bytes]) -> None:
+    for path, data in files.items():
+        place = content / path
+        for parent in reversed(place.relative_to(content).parents[:-1]):
+            if not (content / parent).exists():
+                (content / parent).mkdir()
+                (content / parent).chmod(0o755)  # as the directories of mounts
+        place.write_bytes(data)
+        place.chmod(0o644)
+
+
+def _sources(request: platform_pb2.StartTask) -> tuple[str, ...]:
+    """The mounted Python files that have no bytecode of their own beside them; paths below the root."""
+    paths = dict.fromkeys(relative_path(entry.path) for mount in request.mounts for entry in mount.files)
+    shipped = {path for path in paths if path.endswith(".pyc")}
+    return tuple(path for path in paths if path.endswith(".py") and not _is_shipped(path, shipped))[:MOST_SOURCES]
+
+
+def _is_shipped(path: str, shipped: Iterable[str]) -> bool:
+    source = PurePosixPath(path)
+    return any(other.startswith(f"{source.parent}/__pycache__/{source.stem}.") for other in shipped)
+
+
+def _layer_id(request: platform_pb2.StartTask) -> str:
+    path = next((entry for entry in request.image_config.env if entry.startswith("PATH=")), "")
+    return definition_id("bytecode", list(request.layers), path, [mount.content_hash for mount in request.mounts], RECIPE)
