@@ -2,16 +2,19 @@
 
 import heapq
 import itertools
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 
 from bench.simulation.policies import Container, Function, Policy
 from bench.simulation.workload import Arrival
-from pilotlight.core.placement import Need, NodeView, Placed, place
+from pilotlight.core.placement import Need, NodeView, Placed, Unplaced, place
 
 NEED = Need(125, 128)
 SERVICE_WEIGHT = 0.2  # of the latest input in the mean, as in the server
 SAMPLE_EVERY_S = 60.0
+LOOKED_AT = 8  # nodes that are asked first
 
 
 @dataclass(slots=True)
@@ -29,6 +32,49 @@ class Result:
     unplaced: int = 0
 
 
+class Nodes:
+    """Machines of one size, whose containers are of one size too.
+
+    Those with the fewest containers are then those with the most free memory, which `place` prefers: it is asked about a few of
+    these alone, and about all only where that finds nothing. What it says is the same, to which of several equal nodes.
+    """
+
+    def __init__(self, count: int) -> None:
+        names = [f"node-{number}" for number in range(count)]
+        self.views = {name: NodeView(name, 16_000, 65_536, max_starting=32) for name in names}
+        self._with = defaultdict[int, dict[str, NodeView]](dict, {0: dict(self.views)})  # by number of containers
+        self._fewest = 0
+
+    def take(self) -> Placed | Unplaced:
+        """Room for one more container."""
+        while not self._with[self._fewest]:
+            self._fewest += 1
+        placed = place(islice(self._with[self._fewest].values(), LOOKED_AT), NEED)
+        if not isinstance(placed, Placed):
+            placed = place(self.views.values(), NEED)
+        if isinstance(placed, Placed):
+            self.views[placed.node_id].starting += 1
+            self._change(placed.node_id, 1)
+        return placed
+
+    def started(self, name: str) -> None:
+        """One that was starting runs."""
+        self.views[name].starting -= 1
+
+    def give_back(self, name: str) -> None:
+        """What one container had."""
+        self._change(name, -1)
+
+    def _change(self, name: str, by: int) -> None:
+        node = self.views[name]
+        del self._with[node.containers][name]
+        node.containers += by
+        node.used_milli_cpu += by * NEED.milli_cpu
+        node.used_memory_mib += by * NEED.memory_mib
+        self._with[node.containers][name] = node
+        self._fewest = min(self._fewest, node.containers)
+
+
 class Cloud:
     """Runs a workload under a policy. Each node takes containers as `core/placement.py` says."""
 
@@ -36,7 +82,7 @@ class Cloud:
         self._policy = policy
         self._startup_s = startup_s
         self._functions = [Function(number) for number in range(functions)]
-        self._nodes = {f"node-{number}": NodeView(f"node-{number}", 16_000, 65_536, max_starting=32) for number in range(nodes)}
+        self._nodes = Nodes(nodes)
         self._events: list[tuple[float, int, str, int, int]] = []  # (at, order, kind, function, container)
         self._order = itertools.count()
         self._numbers = itertools.count()
@@ -79,7 +125,7 @@ class Cloud:
         container = function.containers[number]
         if kind == "ready":
             container.ready, container.idle_since = True, now
-            self._nodes[container.node].starting -= 1
+            self._nodes.started(container.node)
         else:
             container.busy, container.idle_since = False, now
         return True
@@ -111,17 +157,12 @@ class Cloud:
             self._later(wish.look_at, "look", function, 0)
 
     def _start(self, function: Function, now: float) -> bool:
-        placed = place(self._nodes.values(), NEED)
+        placed = self._nodes.take()
         if not isinstance(placed, Placed):
             self.result.unplaced += 1
             function.look_at = now + 0.1
             self._later(function.look_at, "look", function, 0)
             return False
-        node = self._nodes[placed.node_id]
-        node.used_milli_cpu += NEED.milli_cpu
-        node.used_memory_mib += NEED.memory_mib
-        node.containers += 1
-        node.starting += 1
         container = Container(next(self._numbers), now, placed.node_id)
         function.containers[container.number] = container
         self.result.starts += 1
@@ -131,10 +172,7 @@ class Cloud:
 
     def _end(self, function: Function, container: Container, now: float) -> None:
         del function.containers[container.number]
-        node = self._nodes[container.node]
-        node.used_milli_cpu -= NEED.milli_cpu
-        node.used_memory_mib -= NEED.memory_mib
-        node.containers -= 1
+        self._nodes.give_back(container.node)
         self._running -= 1
         self.result.container_s += max(0.0, now - container.began)
 

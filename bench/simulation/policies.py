@@ -8,6 +8,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Protocol
 
 from pilotlight.core import scaling
@@ -103,7 +104,9 @@ class KeepAlive:
 
 @dataclass(slots=True)
 class _Knative:
-    samples: deque[tuple[float, float]] = field(default_factory=deque)  # (end of the tick, concurrency in it)
+    samples: deque[float] = field(default_factory=deque)  # the concurrency of each tick of the stable window
+    total: float = 0.0  # of the samples
+    traffic: int = 0  # how many of them are more than nothing
     changed_at: float = 0.0
     concurrency: int = 0
     area: float = 0.0  # of concurrency × time since the last tick
@@ -111,6 +114,18 @@ class _Knative:
     panic_until: float = 0.0
     panic_most: int = 0
     zero_since: float = math.inf
+
+    def add(self, concurrency: float, most: int) -> None:
+        """One more sample, for the oldest if there are `most`. Their sum is kept: a day has a hundred million ticks."""
+        self.samples.append(concurrency)
+        self.total += concurrency
+        self.traffic += concurrency > 0
+        if len(self.samples) > most:
+            oldest = self.samples.popleft()
+            self.total -= oldest
+            self.traffic -= oldest > 0
+        if not self.traffic:
+            self.total = 0.0  # what is left then are errors of rounding
 
 
 class Knative:
@@ -139,25 +154,23 @@ class Knative:
             start = 1 if running and not have else 0  # the activator wakes what is at zero
             return Wish(start, (), state.tick_at)
         elapsed = self.TICK_S + (now - state.tick_at)
-        state.samples.append((now, state.area / elapsed))
+        state.add(state.area / elapsed, int(self.STABLE_S / self.TICK_S))
         state.area, state.tick_at = 0.0, now + self.TICK_S
-        while state.samples and state.samples[0][0] <= now - self.STABLE_S:
-            state.samples.popleft()
         wanted = self._wanted(state, have, now)
         if wanted == 0 and have and now - state.zero_since < self.GRACE_S:
             wanted = have
         idle = [number for number, container in function.containers.items() if container.ready and not container.busy]
         leaving = idle[: max(0, have - wanted)]
-        asleep = not running and not (have - len(leaving)) and not any(level for _, level in state.samples)
+        asleep = not running and not (have - len(leaving)) and not state.traffic
         if asleep:
             function.state = None
         return Wish(max(0, wanted - have), leaving, math.inf if asleep else state.tick_at)
 
     def _wanted(self, state: _Knative, have: int, now: float) -> int:
-        stable = sum(level for _, level in state.samples) / (self.STABLE_S / self.TICK_S)
-        recent = [level for at, level in state.samples if at > now - self.PANIC_S]
-        stable_wanted = math.ceil(stable / self.TARGET)
-        panic_wanted = math.ceil(sum(recent) / max(1, len(recent)) / self.TARGET)
+        stable = state.total / (self.STABLE_S / self.TICK_S)
+        recent = list(islice(reversed(state.samples), int(self.PANIC_S / self.TICK_S)))
+        stable_wanted = math.ceil(round(stable / self.TARGET, 9))
+        panic_wanted = math.ceil(round(sum(recent) / len(recent) / self.TARGET, 9))
         state.zero_since = min(state.zero_since, now) if not stable_wanted else math.inf
         if have and panic_wanted >= self.THRESHOLD * have:
             state.panic_until = now + self.STABLE_S

@@ -1,10 +1,13 @@
 """The simulated cloud loses nothing, and its policies do what they are for."""
 
+import random
+
 import pytest
 
-from bench.simulation.cloud import Cloud
+from bench.simulation.cloud import NEED, Cloud, Nodes
 from bench.simulation.policies import KeepAlive, Knative, Ours, Policy
 from bench.simulation.workload import arrivals
+from pilotlight.core.placement import Placed, place
 
 FUNCTIONS, SECONDS, STARTUP_S = 40, 3_600.0, 0.7
 
@@ -27,3 +30,21 @@ def test_the_same_seed_makes_the_same_day() -> None:
 def test_arrivals_come_in_order() -> None:
     times = [arrival.at for arrival in arrivals(20, SECONDS, 5_000, seed=1)]
     assert times == sorted(times)
+
+
+def test_few_nodes_are_asked_and_the_answer_is_that_of_all() -> None:
+    nodes, chance, running = Nodes(50), random.Random(1), list[str]()
+    for _ in range(4_000):
+        if running and chance.random() < 0.4:
+            nodes.give_back(running.pop(chance.randrange(len(running))))
+            continue
+        of_all = place(nodes.views.values(), NEED)
+        most_free = nodes.views[of_all.node_id].used_memory_mib if isinstance(of_all, Placed) else None
+        placed = nodes.take()
+        assert isinstance(placed, Placed) == isinstance(of_all, Placed)
+        if isinstance(placed, Placed):
+            assert nodes.views[placed.node_id].used_memory_mib - NEED.memory_mib == most_free
+            if chance.random() < 0.9:
+                nodes.started(placed.node_id)
+            running.append(placed.node_id)
+    assert len(running) == sum(node.containers for node in nodes.views.values())
