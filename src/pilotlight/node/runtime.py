@@ -162,7 +162,9 @@ class Runtime:
     async def _learn_pages(self, started: Started) -> None:
         spare = started.forked
         if isinstance(spare, Spare) and not spare.template.pages.is_known and started.group.has(spare.program):
-            spare.template.pages.add(await asyncio.to_thread(written, spare.program, spare.template.pid))
+            template = spare.template.pid
+            program = await asyncio.to_thread(written, spare.program, template)
+            spare.template.pages.add(program, await asyncio.to_thread(written, spare.pid, template))
 
     def _begun_badly(self, spec: ContainerSpec, started: Started, ended: Exit, learning: asyncio.TimerHandle) -> None:
         """The container has ended: what was learned of it is learned now, be it that forks of its template crash."""

@@ -17,12 +17,18 @@ _ENTRY_BYTES = 8
 _PRESENT, _OF_FILE, _EXCLUSIVE = 1 << 63, 1 << 61, 1 << 56
 
 
+Ranges = list[tuple[int, int]]
+"""(number of the first page, how many)."""
+
+
 class Pages:
-    """Those of one template."""
+    """Those of one template's children: of the process that runs the program, and of its init."""
 
     def __init__(self) -> None:
-        self.ranges: list[tuple[int, int]] = []  # (number of the first page, how many)
-        self._common: set[int] = set()
+        self.of_program: Ranges = []
+        self.of_init: Ranges = []
+        self._programs: set[int] = set()
+        self._inits: set[int] = set()
         self._samples = 0
 
     @property
@@ -33,14 +39,17 @@ class Pages:
     @property
     def own_bytes(self) -> int:
         """What a spare takes for them."""
-        return _PAGE_BYTES * sum(count for _, count in self.ranges)
+        return _PAGE_BYTES * sum(count for _, count in (*self.of_program, *self.of_init))
 
-    def add(self, written: set[int]) -> None:
-        """A child has written these."""
-        if not self.is_known and written:
-            self._common = self._common & written if self._samples else written
-            self._samples += 1
-            self.ranges = list(_ranges(sorted(self._common)[:MOST_PAGES]))
+    def add(self, program: set[int], init: set[int]) -> None:
+        """A child's two processes have written these."""
+        if self.is_known or not program or not init:
+            return
+        self._programs = self._programs & program if self._samples else program
+        self._inits = self._inits & init if self._samples else init
+        self._samples += 1
+        self.of_program = list(_ranges(sorted(self._programs)[:MOST_PAGES]))
+        self.of_init = list(_ranges(sorted(self._inits)[:MOST_PAGES]))
 
 
 def written(child: int, template: int) -> set[int]:

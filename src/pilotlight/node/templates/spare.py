@@ -76,7 +76,7 @@ def make_spare(setup: Setup, template: Template) -> Spare:
         spare.group.take_in(spare.pid)
         channel.patience = replace(channel.patience, processes=spare.group.processes)
         channel.receive("staged")
-        channel.send({"touch": template.pages.ranges})
+        channel.send({"program": template.pages.of_program, "init": template.pages.of_init})
         channel.receive("spare")
     except ProcessLookupError as error:
         discard(setup, spare)

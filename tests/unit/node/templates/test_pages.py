@@ -38,15 +38,15 @@ def test_what_a_child_wrote_and_nothing_else() -> None:
 
 def test_what_all_children_wrote_is_learned() -> None:
     pages = Pages()
-    pages.add({1, 2, 3, 7, 9})
+    pages.add({1, 2, 3, 7, 9}, {5})
     assert not pages.is_known
-    pages.add(set())  # it had ended
-    pages.add({1, 2, 3, 8, 9})
-    pages.add({2, 3, 9})
+    pages.add(set(), {5})  # it had ended
+    pages.add({1, 2, 3, 8, 9}, {5, 6})
+    pages.add({2, 3, 9}, {5, 6})
     assert pages.is_known
-    pages.add({100})
-    assert pages.ranges == [(2, 2), (9, 1)]
-    assert pages.own_bytes == 3 * PAGE
+    pages.add({100}, {100})
+    assert (pages.of_program, pages.of_init) == ([(2, 2), (9, 1)], [(5, 1)])
+    assert pages.own_bytes == 4 * PAGE
 
 
 def _address(memory: mmap.mmap) -> int:

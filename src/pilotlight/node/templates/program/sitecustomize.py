@@ -278,7 +278,7 @@ def begin_container(channel: socket.socket, network: int, mapper: socket.socket,
         stage_devices(order)
         stage_kernel_files(order)
         send(channel, staged=True)
-        touched = receive(channel)[0]["touch"]  # it is in its control groups now
+        touched = receive(channel)[0]  # it is in its control groups now
         unshare(CLONE_NEWCGROUP)
         signals = set(signal.valid_signals())
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
@@ -288,10 +288,10 @@ def begin_container(channel: socket.socket, network: int, mapper: socket.socket,
             os.setpgid(0, 0)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             ours.close()
-            be_program(channel, theirs, order, touched)
+            be_program(channel, theirs, order, touched["program"])
             return
         theirs.close()
-        code = be_init(channel, ours, order, program, signals)
+        code = be_init(channel, ours, order, touched["init"], program, signals)
     except BaseException as error:  # whatever it is, this process must never go on as a template
         try:
             send(channel, error=repr(error)[:500])
@@ -300,8 +300,17 @@ def begin_container(channel: socket.socket, network: int, mapper: socket.socket,
     os._exit(code)
 
 
-def be_init(channel: socket.socket, go: socket.socket, order: dict[str, Any], program: int, signals: set[signal.Signals]) -> int:
+def be_init(
+    channel: socket.socket,
+    go: socket.socket,
+    order: dict[str, Any],
+    touched: list[list[int]],
+    program: int,
+    signals: set[signal.Signals],
+) -> int:
     """Wait for what this container becomes, put it together, hold no right any more, and see the program to its end."""
+    rights = Rights(order)
+    fresh.touch(libc, touched)
     send(channel, spare=True)
     plan, fds = receive(channel)
     begun = time.monotonic()
@@ -309,7 +318,7 @@ def be_init(channel: socket.socket, go: socket.socket, order: dict[str, Any], pr
     go.sendmsg([b"g"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds[1:]))])
     go.close()
     entered = time.monotonic()
-    drop_rights(int(order["capabilities"]), bytes.fromhex(order["filter"]))
+    rights.drop()
     for number in range(3):
         os.dup2(fds[1 + number], number)
     for fd in fds:
@@ -379,22 +388,30 @@ def enter_root(tree: int, hostname: str) -> None:
     checked(libc.sethostname(name, len(name)), "sethostname")
 
 
-def drop_rights(kept: int, program: bytes) -> None:
-    """Hold no more than these capabilities, now or ever, and make no more calls than the filter lets through."""
-    for number in range(CAPABILITIES):
-        if not kept >> number & 1:
-            prctl(PR_CAPBSET_DROP, number, 0, 0, 0)  # the kernel may know fewer
-    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
-    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
-    low, high = kept & 0xFFFFFFFF, kept >> 32
-    checked(libc.capset(header, (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)), "capset")
-    instructions = ctypes.create_string_buffer(program, len(program))
+class Rights:
+    """What a container's processes may hold and call. Most of the way there can be gone before the last of it is wanted."""
 
     class Filter(ctypes.Structure):
         _fields_ = [("count", ctypes.c_ushort), ("instructions", ctypes.c_void_p)]
 
-    loaded = Filter(len(program) // 8, ctypes.cast(instructions, ctypes.c_void_p))
-    checked(libc.prctl(PR_SET_SECCOMP, ctypes.c_ulong(SECCOMP_MODE_FILTER), ctypes.byref(loaded), 0, 0), "seccomp")
+    def __init__(self, order: dict[str, Any]) -> None:
+        kept = int(order["capabilities"])
+        for number in range(CAPABILITIES):
+            if not kept >> number & 1:
+                prctl(PR_CAPBSET_DROP, number, 0, 0, 0)  # the kernel may know fewer
+        low, high = kept & 0xFFFFFFFF, kept >> 32
+        self._header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+        self._sets = (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)
+        program = bytes.fromhex(order["filter"])
+        self._instructions = ctypes.create_string_buffer(program, len(program))
+        self._filter = self.Filter(len(program) // 8, ctypes.cast(self._instructions, ctypes.c_void_p))
+
+    def drop(self) -> None:
+        """Hold no more than these capabilities, now or ever, and make no more calls than the filter lets through."""
+        prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+        checked(libc.capset(self._header, self._sets), "capset")
+        mode = ctypes.c_ulong(SECCOMP_MODE_FILTER)
+        checked(libc.prctl(PR_SET_SECCOMP, mode, ctypes.byref(self._filter), 0, 0), "seccomp")
 
 
 def watch(channel: socket.socket, program: int, signals: set[signal.Signals]) -> int:
@@ -430,7 +447,7 @@ def watch(channel: socket.socket, program: int, signals: set[signal.Signals]) ->
 
 def be_program(channel: socket.socket, go: socket.socket, order: dict[str, Any], touched: list[list[int]]) -> None:
     """Wait until the agent has checked this process, take what it runs with, and be as a fresh interpreter would."""
-    drop_rights(int(order["capabilities"]), bytes.fromhex(order["filter"]))
+    Rights(order).drop()
     fresh.freshen()
     fresh.touch(libc, touched)
     data, ancillary, _, _ = go.recvmsg(1, socket.CMSG_SPACE(3 * 4))
