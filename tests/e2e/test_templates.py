@@ -1,5 +1,6 @@
 """Containers that are forked from templates, through the stock client: what they know, and what happens when templates end."""
 
+import contextlib
 import os
 import signal
 import time
@@ -7,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import FIRST_BUILD_S, Platform, cgroups
+from conftest import FIRST_BUILD_S, Platform, cgroups, content
 
 from pilotlight.config import SETTINGS_FILE, Settings
 from pilotlight.node.templates.keeper import MOST_SPARES
@@ -15,9 +16,14 @@ from pilotlight.node.templates.keeper import MOST_SPARES
 pytestmark = pytest.mark.e2e
 
 STARTS_TRIED = 20
-LEFT_S = 20.0
+LEFT_S = 90.0
 EXPECTED_S = 120.0
 CALL = "import modal; print(modal.Function.from_name('templates', 'where').remote())"
+CALL_OFTEN = f"""
+import modal
+for _ in range({2 * MOST_SPARES}):
+    modal.Function.from_name("templates", "where").remote()
+"""
 CALL_UNTIL_WARM = f"""
 import modal
 for number in range({STARTS_TRIED}):
@@ -64,7 +70,8 @@ def groups(platform: Platform, kind: str) -> dict[str, set[int]]:
 
 def interpreters(platform: Platform) -> set[int]:
     processes = {process for group in groups(platform, "template").values() for process in group}
-    return {process for process in processes if b"modal._container_entrypoint" in Path(f"/proc/{process}/cmdline").read_bytes()}
+    # A child on its way into a group of its own may be among them, and gone before it is looked at.
+    return {process for process in processes if b"modal._container_entrypoint" in content(Path(f"/proc/{process}/cmdline"))}
 
 
 def memory_of(process: int) -> bytes:
@@ -107,7 +114,8 @@ def test_containers_survive_their_template_and_calls_need_none(warm: Platform) -
     call, was_warm = warm.run("-c", BEGIN_SLOW.format(name="survivor")).out.split()
     assert was_warm == "True"
     for process in interpreters(warm):
-        os.kill(process, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
     assert "canary" in warm.run("-c", CALL).out  # whichever way it starts
     assert warm.run("-c", END_SLOW.format(name="survivor", call=call)).out.strip() == "survivor"
     assert "'warm': True" in warm.run("-c", CALL_UNTIL_WARM).out
@@ -120,8 +128,7 @@ def test_exit_codes_are_told(warm: Platform) -> None:
 
 
 def test_nothing_piles_up(warm: Platform) -> None:
-    for _ in range(2 * MOST_SPARES):
-        warm.run("-c", CALL)
+    warm.run("-c", CALL_OFTEN)
     # One of each waits, and for a while as many of this one as the calls were a burst.
     until(lambda: len(groups(warm, "spare")) < len(groups(warm, "template")) + MOST_SPARES)
 
