@@ -6,6 +6,8 @@ set-up threads.
 """
 
 import contextlib
+import functools
+import itertools
 import os
 from collections.abc import Generator
 from dataclasses import replace
@@ -20,6 +22,8 @@ from pilotlight.node.templates import confinement
 from pilotlight.node.templates.channel import TemplateFault, link_of
 from pilotlight.node.templates.spare import Spare
 from pilotlight.node.tracing import Held
+
+TOPS_KEPT = 4096  # layers of mounts whose directories are known
 
 
 def start(setup: Setup, spec: ContainerSpec, spare: Spare, stdout: int, stderr: int) -> Started:
@@ -49,12 +53,37 @@ def start(setup: Setup, spec: ContainerSpec, spare: Spare, stdout: int, stderr: 
                 _verify(setup, spare, started, given)
             with started.step("hand over"):
                 env = {"PATH": bundle.DEFAULT_PATH, "HOME": wanted.user.home, **spec.env}
-                mounts = [*(bind.target for bind in wanted.binds), *(link.path for link in spec.links)]
-                spare.channel.send({"env": env, "cwd": spec.cwd or "/", "mounts": mounts})
+                spare.channel.send({"env": env, "cwd": spec.cwd or "/", "changed": _changed(spec, wanted)})
     except BaseException:
         setup.undo(started)
         raise
     return started
+
+
+def _changed(spec: ContainerSpec, wanted: bundle.Bundle) -> list[str]:
+    """Paths at, below or above which its file system may be another than the template's."""
+    own = spec.layers[len(spec.recipe.layers) if spec.recipe is not None else 0 :]
+    return [
+        *(bind.target for bind in wanted.binds),
+        *(link.path for link in spec.links),
+        *itertools.chain.from_iterable(tops_of(layer) for layer in own),
+    ]
+
+
+@functools.lru_cache(maxsize=TOPS_KEPT)
+def tops_of(layer: Path) -> tuple[str, ...]:
+    """A few paths below which all of a layer is, which never changes: "/root" where there are /root/a.py and /root/b/c.py."""
+    return tuple(f"/{_top(entry).relative_to(layer)}" for entry in layer.iterdir())
+
+
+def _top(path: Path) -> Path:
+    """The directory as far down as there is nothing beside it."""
+    while path.is_dir() and not path.is_symlink():
+        inside = list(itertools.islice(path.iterdir(), 2))
+        if len(inside) != 1 or not inside[0].is_dir():
+            break
+        path = inside[0]
+    return path
 
 
 def _whole_tree(setup: Setup, wanted: bundle.Bundle, network: int) -> int:

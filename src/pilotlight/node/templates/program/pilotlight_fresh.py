@@ -44,29 +44,29 @@ def freshen() -> None:
         loaded["linecache"].clearcache()
 
 
-def begin(env: dict[str, str], cwd: str, mounts: list[str]) -> None:
-    """Be in this environment and directory, as if the interpreter began now. `mounts`: what is mounted below the root."""
+def begin(env: dict[str, str], cwd: str, changed: list[str]) -> None:
+    """Be in this environment and directory, as if the interpreter began now. `changed`: where there are other files than before."""
     encoded = {os.fsencode(name): os.fsencode(value) for name, value in env.items()}
     os.environ.clear()
     os.environ.update(env)
     posix.environ.clear()
     posix.environ.update(encoded)
     os.chdir(cwd)
-    forget_directories(mounts)
+    forget_directories(changed)
     if "logging" in sys.modules:
         logging: Any = sys.modules["logging"]
         logging._startTime = time.time_ns() if isinstance(logging._startTime, int) else time.time()
 
 
-def forget_directories(mounts: list[str]) -> None:
-    """Have the import system read those directories anew that may differ from the template's: what lies at, below or above a mount.
+def forget_directories(changed: list[str]) -> None:
+    """Have the import system read those directories anew that may differ from the template's: at, below or above these paths.
 
-    It sees by itself what else has changed, by the time of its last change.
+    By the time of its last change alone, by which it knows, one directory in place of another may look the same.
     """
     for path, finder in list(sys.path_importer_cache.items()):
         if finder is None or not os.path.isabs(path):
             del sys.path_importer_cache[path]
-        elif any(_is_within(path, mount) or _is_within(mount, path) for mount in mounts):
+        elif any(_is_within(path, place) or _is_within(place, path) for place in changed):
             getattr(finder, "invalidate_caches", _nothing)()
     spaces: Any = getattr(sys.modules.get("_frozen_importlib_external"), "_NamespacePath", None)
     if hasattr(spaces, "_epoch"):

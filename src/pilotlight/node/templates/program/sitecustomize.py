@@ -461,7 +461,7 @@ def be_program(channel: socket.socket, go: socket.socket, order: dict[str, Any],
     send(channel, program=True, shadowed=shadowed())
     handed, _ = receive(channel)
     channel.close()
-    fresh.begin(handed["env"], handed["cwd"], handed["mounts"])
+    fresh.begin(handed["env"], handed["cwd"], handed["changed"])
 
 
 def shadowed() -> list[str]:

@@ -1,0 +1,62 @@
+"""Where a container's file system may differ from its template's, and what the import system makes of it."""
+
+import importlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from pilotlight.node.templates.template import PROGRAM
+from pilotlight.node.templates.warm import tops_of
+
+
+@pytest.fixture
+def fresh() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("pilotlight_fresh", PROGRAM / "pilotlight_fresh.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def layer(root: Path, *files: str) -> Path:
+    for file in files:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).touch()
+    return root
+
+
+def test_the_directories_that_hold_all_of_a_layer(tmp_path: Path) -> None:
+    assert tops_of(layer(tmp_path / "one", "root/a.py", "root/b/c.py")) == ("/root",)
+    assert tops_of(layer(tmp_path / "deep", "usr/lib/python/thing/x.py")) == ("/usr/lib/python/thing",)
+    assert sorted(tops_of(layer(tmp_path / "two", "root/app/a.py", "pkg/b.py"))) == ["/pkg", "/root/app"]
+    (tmp_path / "none").mkdir()
+    assert tops_of(tmp_path / "none") == ()
+
+
+def test_a_file_at_the_top_of_a_layer(tmp_path: Path) -> None:
+    assert tops_of(layer(tmp_path / "file", "program.py")) == ("/program.py",)
+
+
+def test_a_directory_that_changed_within_its_times_grain_is_read_anew(
+    tmp_path: Path, fresh: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, other = tmp_path / "known", tmp_path / "other"
+    for directory in (known, other):
+        directory.mkdir()
+        os.utime(directory, (1, 1))
+    monkeypatch.setattr(sys, "path", [str(known), str(other), *sys.path])
+    assert importlib.util.find_spec("appears_here") is None
+    for directory in (known, other):
+        (directory / "appears_here.py").touch()
+        os.utime(directory, (1, 1))
+    assert importlib.util.find_spec("appears_here") is None, "the times say that nothing has changed"
+    fresh.forget_directories([f"{other}/below"])
+    found = importlib.util.find_spec("appears_here")
+    assert found is not None and found.origin == str(other / "appears_here.py")
+    fresh.forget_directories([str(tmp_path)])
+    found = importlib.util.find_spec("appears_here")
+    assert found is not None and found.origin == str(known / "appears_here.py")
