@@ -11,7 +11,7 @@ import pytest
 from conftest import FIRST_BUILD_S, Platform, cgroups, content
 
 from pilotlight.config import SETTINGS_FILE, Settings
-from pilotlight.node.templates.keeper import MOST_SPARES
+from pilotlight.node.templates.bursts import MOST_SPARES
 
 pytestmark = pytest.mark.e2e
 
