@@ -120,6 +120,22 @@ if in_template:
 """
 
 
+# The third process is the program's, in the spare's own groups.
+HOGS_MEMORY = """
+if in_template:
+    fork, depth = os.fork, 0
+    def hog():
+        global depth, kept
+        pid = fork()
+        if not pid:
+            depth += 1
+            if depth == 3:
+                kept = b"x" * (400 << 20)
+        return pid
+    os.fork = hog
+"""
+
+
 @dataclass(frozen=True)
 class Ended:
     """A container that has ended, and how it began."""
@@ -191,6 +207,7 @@ def test_attempts_of_a_template_fail(recipe: Recipe, settings: Settings, tmp_pat
         pytest.param(SHARES_MEMORY, id="shared memory"),
         pytest.param(DIES, id="a template that dies"),
         pytest.param(FORKS_BADLY, id="forks that die"),
+        pytest.param(HOGS_MEMORY, id="a spare that takes memory"),
     ],
 )
 def test_what_a_template_does_wrong_starts_the_ordinary_way(recipe: Recipe, settings: Settings, tmp_path: Path, code: str) -> None:

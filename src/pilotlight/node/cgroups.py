@@ -191,6 +191,17 @@ class Group:
             if version:
                 _write(directory / file, str(value))
 
+    def free_memory(self) -> None:
+        """Take the limit of memory off, for another to be set."""
+        version, directory = self._paths.get("memory", (0, Path()))
+        if not version:
+            return
+        # In v1 the limit of both together is never the lower one, so it goes first.
+        files = ("memory.swap.max", "memory.max") if version == 2 else ("memory.memsw.limit_in_bytes", "memory.limit_in_bytes")
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            _write(directory / files[0], "max" if version == 2 else "-1")
+        _write(directory / files[1], "max" if version == 2 else "-1")
+
     def take_in(self, process: int) -> None:
         """Move a process in; raises ProcessLookupError if it has ended. The kernel may take some milliseconds for the first."""
         for entrance in self.entrances:

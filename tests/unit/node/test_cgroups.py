@@ -29,6 +29,25 @@ def test_pure_v2_and_hybrid() -> None:
 
 
 @pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        (1, {"memory.memsw.limit_in_bytes": "-1", "memory.limit_in_bytes": "-1"}),
+        (2, {"memory.swap.max": "max", "memory.max": "max"}),
+    ],
+)
+def test_the_limit_of_memory_is_taken_off(tmp_path: Path, version: int, expected: dict[str, str]) -> None:
+    for name in expected:
+        (tmp_path / name).touch()
+    Group({"memory": (version, tmp_path), "pids": (version, tmp_path)}).free_memory()
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == expected
+
+
+def test_where_memory_is_not_limited_nothing_is_taken_off(tmp_path: Path) -> None:
+    Group({"pids": (1, tmp_path)}).free_memory()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
     ("controller", "version", "expected"),
     [
         ("memory", 1, [("memory.limit_in_bytes", "104857600")]),

@@ -37,6 +37,7 @@ def start(setup: Setup, spec: ContainerSpec, spare: Spare, stdout: int, stderr: 
                 started.port = spare.port = None
             setup.reserve(spec, started)
         with started.step("cgroups"):
+            started.group.free_memory()
             setup.limit(spec, started)
         # The mounts that only this thread sees are taken down when the container has begun: that waits for all of the kernel.
         with setup.stage.private():
