@@ -27,6 +27,7 @@ class Pages:
     def __init__(self) -> None:
         self.of_program: Ranges = []
         self.of_init: Ranges = []
+        self.own_bytes = 0  # what a spare takes for them
         self._programs: set[int] = set()
         self._inits: set[int] = set()
         self._samples = 0
@@ -35,11 +36,6 @@ class Pages:
     def is_known(self) -> bool:
         """Whether no more children need to be looked at."""
         return self._samples >= SAMPLES
-
-    @property
-    def own_bytes(self) -> int:
-        """What a spare takes for them."""
-        return _PAGE_BYTES * sum(count for _, count in (*self.of_program, *self.of_init))
 
     def add(self, program: set[int], init: set[int]) -> None:
         """A child's two processes have written these."""
@@ -50,6 +46,7 @@ class Pages:
         self._samples += 1
         self.of_program = list(_ranges(sorted(self._programs)[:MOST_PAGES]))
         self.of_init = list(_ranges(sorted(self._inits)[:MOST_PAGES]))
+        self.own_bytes = _PAGE_BYTES * sum(count for _, count in (*self.of_program, *self.of_init))
 
 
 def written(child: int, template: int) -> set[int]:
