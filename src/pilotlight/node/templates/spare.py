@@ -20,7 +20,7 @@ from pilotlight.node.templates.template import Template
 KILLED = 128 + signal.SIGKILL
 MOST_CODE = 255
 PIDS = 16  # until it becomes a container: it has two
-MEMORY_MIB = 192  # and what it has written of what it shares with its template
+MEMORY_BYTES = 192 << 20  # and what it has written of what it shares with its template
 _numbers = itertools.count(1)
 
 
@@ -68,7 +68,7 @@ def make_spare(setup: Setup, template: Template) -> Spare:
         raise
     spare = Spare(template, channel, setup.groups.of(f"spare-{next(_numbers)}"), network=network, owner=setup.ids.first)
     try:
-        spare.group.create(cgroups.Limits(pids=PIDS, memory_mib=MEMORY_MIB))
+        spare.group.create(cgroups.Limits(pids=PIDS, memory_mib=MEMORY_BYTES >> 20))
         setup.network.tune(network, _sysctls(setup))
         spare.port = setup.network.take_port()
         setup.network.attach(spare.port, network)
