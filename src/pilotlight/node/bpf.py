@@ -7,7 +7,7 @@ that there could be, with every argument that either of them tells apart. Source
 import functools
 import itertools
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _OTHER_ARCHITECTURES = (0x40000003, 0x40000028, 0)  # 32-bit calls of the same machines, and nonsense
@@ -37,7 +37,8 @@ def answer(program: list[Instruction], data: dict[int, int], looked_at: set[int]
         operation, if_true, if_false, constant = program[position]
         position += 1
         if operation == _LOAD:
-            looked_at.add(constant)
+            if not _is_masked_out(program, position):
+                looked_at.add(constant)
             value = data.get(constant, 0)
         elif operation == _RETURN:
             return constant
@@ -47,6 +48,12 @@ def answer(program: list[Instruction], data: dict[int, int], looked_at: set[int]
             value &= constant
         else:
             position += if_true if _holds(operation, value, constant) else if_false
+
+
+def _is_masked_out(program: list[Instruction], position: int) -> bool:
+    """Whether nothing is left of what was loaded before this instruction, as of the upper half of an argument of 32 bits."""
+    operation, _, _, constant = program[position]
+    return operation == _AND and constant == 0
 
 
 def _holds(operation: int, value: int, constant: int) -> bool:
@@ -89,23 +96,34 @@ def _agree(both: tuple[list[Instruction], list[Instruction]], number: int, archi
 
 
 def _arguments(call: dict[int, int], words: set[int], both: Iterable[list[Instruction]]) -> Iterator[dict[int, int]]:
-    lower = _telling_values(tuple(map(tuple, both))) if words else ()
+    telling = _telling_values(tuple(map(tuple, both))) if words else {}
     ordered = sorted(words)
-    for chosen in itertools.product(*(_UPPER_HALVES if offset & _UPPER else lower for offset in ordered)):
+    for chosen in itertools.product(*(_UPPER_HALVES if offset & _UPPER else telling.get(offset, (0,)) for offset in ordered)):
         yield {**call, **dict(zip(ordered, chosen, strict=True))}
 
 
 @functools.lru_cache(maxsize=4)
-def _telling_values(both: tuple[tuple[Instruction, ...], ...]) -> tuple[int, ...]:
-    """Of each argument, values among which the programs could distinguish: the constants that arguments are compared with, their
-    neighbours, and each bit. Numbers of calls are constants too, and are left out.
+def _telling_values(both: tuple[tuple[Instruction, ...], ...]) -> dict[int, tuple[int, ...]]:
+    """For each argument (the offset of its lower half), values among which the programs could distinguish: the constants that it is
+    compared with, their neighbours, and each bit.
     """
-    found = {0, 1, _WHOLE, *(1 << bit for bit in range(32))}
+    usual = (0, 1, _WHOLE, *(1 << bit for bit in range(32)))
+    found: dict[int, set[int]] = {}
     for program in both:
-        is_argument = False
-        for operation, _, _, constant in program:
-            if operation == _LOAD:
-                is_argument = constant >= _FIRST_ARGUMENT
-            elif is_argument and operation not in (_RETURN, _JUMP):
-                found |= {constant, constant + 1 & _WHOLE, constant - 1 & _WHOLE}
-    return tuple(sorted(found))
+        for (operation, _, _, constant), offsets in zip(program, _loaded(program), strict=True):
+            for offset in offsets if operation not in (_LOAD, _RETURN, _JUMP) else ():
+                found.setdefault(offset, set(usual)).update((constant, constant + 1 & _WHOLE, constant - 1 & _WHOLE))
+    return {offset: tuple(sorted(values)) for offset, values in found.items() if offset >= _FIRST_ARGUMENT}
+
+
+def _loaded(program: Sequence[Instruction]) -> list[set[int]]:
+    """For each instruction, the offsets of what may have been loaded last before it. All jumps go forward."""
+    before: list[set[int]] = [set() for _ in program]
+    for position, (operation, if_true, if_false, constant) in enumerate(program):
+        after = {constant} if operation == _LOAD else before[position]
+        steps = (constant,) if operation == _JUMP else () if operation == _RETURN else (0,)
+        if operation not in (_LOAD, _RETURN, _JUMP, _AND):
+            steps = (if_true, if_false)
+        for step in steps:
+            before[position + 1 + step] |= after
+    return before

@@ -3,9 +3,9 @@
 Owns one invariant: what is not listed as allowed does not reach the kernel. `seccomp.json` holds, by purpose, the names that are
 allowed whatever their arguments are, and the names that are refused for good; the few that depend on an argument are here. Refused
 are the calls that change mounts or namespaces, load code into the kernel (modules, BPF), reach across containers (keyrings, perf),
-set clocks or the machine's name, and io_uring, userfaultfd and open_by_handle_at, which have a record of kernel faults. A refused
-call fails with EPERM; one that no list knows fails with ENOSYS, so that C libraries fall back to an older call. Source of the
-format: OCI runtime specification, config-linux.md, seccomp.
+set clocks or the machine's name, hold a process at its exit, and io_uring, userfaultfd and open_by_handle_at, which have a record
+of kernel faults. A refused call fails with EPERM; one that no list knows fails with ENOSYS, so that C libraries fall back to an
+older call. Source of the format: OCI runtime specification, config-linux.md, seccomp.
 """
 
 import ctypes
@@ -33,6 +33,14 @@ _FAMILIES = (1, 2, 10, 16, 17)
 _TRIED_FAMILIES = (38, 40)  # AF_ALG and AF_VSOCK: programs try whether they are there. To all others the call itself is unknown.
 # personality(2): plain Linux, 32-bit, the two uname emulations, and the question what it is.
 _PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
+# Requests of ptrace(2), as (mask, value): all but those that set options, and PTRACE_OLDSETOPTIONS (21), which nobody needs.
+_REQUESTS = (
+    *((~0xF, 0x00), (~0x3, 0x10), (~0x1, 0x16), (~0x7, 0x18), (~0x1F, 0x20)),  # 0…19, 22…63
+    *((~0x0, 0x4201), (~0x1, 0x4202), (~0x1, 0x4204), (~0x0, 0x4207), (~0x7, 0x4208), (~0xF, 0x4210)),  # 0x4201…0x421f
+)
+_WITH_OPTIONS = (0x4200, 0x4206)  # PTRACE_SETOPTIONS, PTRACE_SEIZE: in the fourth argument
+# Two processes that hold each other at their exit are there for ever: to be killed is what they have behind them.
+_HELD_AT_EXIT = 0x40  # PTRACE_O_TRACEEXIT
 
 
 @functools.cache
@@ -48,6 +56,12 @@ def profile() -> dict[str, Any]:
         *(_first_argument(name, _WHOLE, family) for name in _SOCKET_CALLS for family in _FAMILIES),
         *(_first_argument(name, _WHOLE, family, refuse=errno.EAFNOSUPPORT) for name in _SOCKET_CALLS for family in _TRIED_FAMILIES),
         *(_first_argument("personality", _WHOLE, value) for value in _PERSONALITIES),
+        *(_first_argument("ptrace", mask & _WHOLE, value) for mask, value in _REQUESTS),
+        *(_first_argument("ptrace", _WHOLE, request, fourth=(_HELD_AT_EXIT, 0)) for request in _WITH_OPTIONS),
+        *(
+            _first_argument("ptrace", _WHOLE, request, fourth=(_HELD_AT_EXIT, _HELD_AT_EXIT), refuse=errno.EPERM)
+            for request in _WITH_OPTIONS
+        ),
     ]
     # clone3 is in no list, and so unknown: its flags lie in memory, where a filter can't look.
     return {
@@ -58,11 +72,14 @@ def profile() -> dict[str, Any]:
     }
 
 
-def _first_argument(name: str, mask: int, equals: int, *, refuse: int = 0) -> dict[str, Any]:
-    """A rule for calls whose first argument, under the mask, has this value."""
-    condition = {"index": 0, "value": mask, "valueTwo": equals, "op": "SCMP_CMP_MASKED_EQ"}
+def _first_argument(name: str, mask: int, equals: int, *, fourth: tuple[int, int] | None = None, refuse: int = 0) -> dict[str, Any]:
+    """A rule for calls whose first argument, under the mask, has this value; and the fourth one, under a mask of its own."""
+    arguments = ((0, mask, equals), (3, *fourth)) if fourth else ((0, mask, equals),)
+    conditions = [
+        {"index": index, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"} for index, mask, value in arguments
+    ]
     action = {"action": "SCMP_ACT_ERRNO", "errnoRet": refuse} if refuse else {"action": "SCMP_ACT_ALLOW"}
-    return {"names": [name], **action, "args": [condition]}
+    return {"names": [name], **action, "args": conditions}
 
 
 # ---- the same as a program for the kernel ----

@@ -41,6 +41,22 @@ def test_a_program_is_known_in_another_form() -> None:
     assert padded != rewritten and bpf.same_answers(padded, seccomp.program(), NATIVE)
 
 
+def test_no_process_can_be_held_at_its_exit() -> None:
+    program = bpf.instructions(seccomp.program())
+    number = 101 if platform.machine() == "x86_64" else 117
+
+    def ask(request: int, options: int = 0) -> int:
+        return bpf.answer(program, {0: number, 4: NATIVE, 16: request, 40: options}, set())
+
+    trace_me, attach, set_options, get_registers, seize = 0, 16, 0x4200, 0x4204, 0x4206
+    assert {ask(request) for request in (trace_me, attach, set_options, get_registers, seize)} == {ALLOW}
+    exits, others = 0x40, 0x1000BF  # PTRACE_O_TRACEEXIT; what debuggers set
+    for request in (set_options, seize):
+        assert (ask(request, others), ask(request, exits), ask(request, others | exits)) == (ALLOW, REFUSE | 1, REFUSE | 1)
+    assert ask(get_registers, exits) == ALLOW  # an address
+    assert ask(21, exits) == REFUSE | 38  # the older number of the same
+
+
 @pytest.mark.parametrize("name", ["mount", "bpf", "unshare"])
 def test_a_program_that_allows_one_call_more_is_another(name: str) -> None:
     wider = copy.deepcopy(seccomp.profile())
