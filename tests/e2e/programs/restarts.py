@@ -69,7 +69,7 @@ def run_map() -> None:
 
 
 def run_remote() -> None:
-    notes = modal.Dict.from_name(NOTES, create_if_missing=True)
+    notes = modal.Dict.from_name(NOTES, create_if_missing=True).hydrate()  # which looks for it, and may be quicker than we are
     call = noted.spawn(NOTES, 4.0)
     while not notes.get("begun"):
         time.sleep(0.05)

@@ -19,7 +19,7 @@ import structlog
 
 from pilotlight.config import Settings
 from pilotlight.core.containers import ContainerSpec, Recipe, TemplateState
-from pilotlight.core.errors import NotIsolated, PilotlightError
+from pilotlight.core.errors import DiskFull, InvalidInput, NotIsolated, PilotlightError
 from pilotlight.node.memory import offered_mib
 from pilotlight.node.templates import remembered
 from pilotlight.node.templates.bursts import BURST_S, BURSTS_KEPT_S, SPARES, Bursts
@@ -368,6 +368,8 @@ class Keeper:
             await self._making.discard(spare)
 
     def _fault(self, kept: Kept, template: Template, error: Exception) -> None:
+        if isinstance(error, InvalidInput | DiskFull):  # of what was asked of it, and no other way does better
+            return
         log.warning("template.fault", template=template.started.container_id, error=str(error))
         kept.faults += 1
         if kept.template is not template:

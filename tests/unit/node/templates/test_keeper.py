@@ -11,7 +11,7 @@ import pytest
 import structlog.testing
 
 from pilotlight.core.containers import ContainerSpec, Recipe
-from pilotlight.core.errors import NotIsolated
+from pilotlight.core.errors import InvalidInput, NotIsolated
 from pilotlight.node.templates.bursts import BURSTS_KEPT_S, MOST_SPARES
 from pilotlight.node.templates.channel import MESSAGE_BYTES, LoadFault, TemplateFault
 from pilotlight.node.templates.keeper import MAX_FAULTS, MAX_FORKS, MAX_IDLE_S, RETRY_S, SPARE_BYTES, Keeper
@@ -232,6 +232,20 @@ def test_a_child_that_is_not_isolated_ends_its_template_at_once() -> None:
         await bench.rest()
         assert bench.made.said[-1] == "close 1"
         assert await bench.keeper.take(spec()) is None
+
+    run(check())
+
+
+def test_containers_that_no_way_could_start_are_not_held_against_it() -> None:
+    async def check() -> None:
+        bench = Bench()
+        await bench.ready(spec())
+        for _ in range(2 * MAX_FAULTS):
+            spare = await bench.keeper.take(spec())
+            assert spare is not None
+            bench.keeper.failed(spare, InvalidInput("It is given a volume where the image has files."))
+            await bench.rest()
+        assert "close 1" not in bench.made.said
 
     run(check())
 
