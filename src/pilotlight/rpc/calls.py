@@ -12,6 +12,8 @@ from pilotlight.core.call_tokens import call_token, claims_of, input_token
 from pilotlight.rpc.framework import Caller
 
 LONGEST_POLL_S = 60.0
+# Where the client has asked before. It gives up at the fourth death of a server within one request; its next one counts anew.
+REPEATED_POLL_S = 1.0
 
 
 class CallHandlers:
@@ -65,7 +67,7 @@ class CallHandlers:
     ) -> api_pb2.FunctionGetOutputsResponse:
         wish = Wish(
             after_seq=_seq(request.last_entry_id),
-            timeout_s=min(request.timeout, LONGEST_POLL_S),
+            timeout_s=min(request.timeout, REPEATED_POLL_S if caller.is_repeated else LONGEST_POLL_S),
             first_idx=request.start_idx if request.HasField("start_idx") else None,
             last_idx=request.end_idx if request.HasField("end_idx") else None,
             limit=min(request.max_values or OUTPUTS_PER_REPLY, OUTPUTS_PER_REPLY),
