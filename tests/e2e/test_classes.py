@@ -7,6 +7,7 @@ with_options, with_concurrency, with_batching · an enter hook that fails. `Cls.
 from collections.abc import Callable
 
 import pytest
+from conftest import Platform
 
 pytestmark = pytest.mark.e2e
 
@@ -14,3 +15,7 @@ pytestmark = pytest.mark.e2e
 @pytest.mark.parametrize("client", ["newest", "oldest"])
 def test_classes(checks: Callable[..., None], client: str) -> None:
     checks("classes", client=client)
+
+
+def test_what_would_be_kept_in_a_snapshot_is_done_in_each_container(platform: Platform) -> None:
+    assert platform.modal("run", "snapshots.py").out.strip().endswith("['loaded', 'connected']")
