@@ -1,12 +1,13 @@
 """Cold starts: calls of functions of which nothing runs, beside other ways to start a Python process, in one run.
 
-    python -m bench.cold [--state DIR] [--set SETTING=VALUE] [--rounds 30] [--many] [--load] [--plot FILE] [--json]
+    python -m bench.cold [--state DIR] [--set SETTING=VALUE] [--rounds 30] [--many] [--load] [--page FILE] [--plot FILE] [--json]
 
 Before each call the bench sees to it that no process of any container exists (`modal container stop`, then the kernel's books are
 looked at), and that the machine has been quiet for a moment; in bursts only the first call finds nothing. "p50" and "p95" are of
 the client's own clock, from the call to its result. Rounds take turns between the cases, so that a busy moment of the machine hits
-all of them. --many deploys a thousand functions over ten images and measures the no-op again; --load measures it once more while
-one core is busy.
+all of them. The no-op is also called in containers that are made the ordinary way: by an OCI runtime, with a new interpreter.
+--many deploys a thousand functions over ten images and measures the no-op again; --load measures it once more while one core is
+busy. --page writes the tables between the marks of a page, such as docs/cold-starts.md.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import cold_rivals, cold_state, cold_steps, platform
+from bench import cold_page, cold_rivals, cold_state, cold_steps, platform
 from bench.cold_functions import several
 from bench.figures import Figures, show
 from bench.processes import Process
@@ -67,13 +68,14 @@ def summary(latencies_ms: Sequence[float]) -> Figures:
     """Of one case."""
     ordered = sorted(latencies_ms)
     cuts = statistics.quantiles(ordered, n=100, method="inclusive") if len(ordered) > 1 else ordered * 99
-    return {"best": ordered[0], "p50": cuts[49], "p95": cuts[94], "rounds": len(ordered)}
+    return {"best": ordered[0], "p50": cuts[49], "p95": cuts[94], "p99": cuts[98], "rounds": len(ordered)}
 
 
 def singles(bench: Bench, rounds: int) -> dict[str, Figures]:
     """Single calls; the first round of each makes what is made once (templates, bytecode) and is not counted."""
     cases: dict[str, Callable[[], float]] = {
         "no-op": lambda: bench.call(NOOP, "noop"),
+        "no-op, the ordinary way": lambda: bench.call(NOOP, "ordinary"),
         "imports numpy": lambda: bench.call(NUMPY, "total", 7),
         "imports pandas": lambda: bench.call(PANDAS, "total", 7),
         "GET of a Starlette app": lambda: bench.get(WEB, "site"),
@@ -102,11 +104,11 @@ def in_turns(cases: dict[str, Callable[[], float]], rounds: int) -> dict[str, Fi
     return {name: summary(latencies_ms) for name, latencies_ms in seen.items()}
 
 
-def breakdown(bench: Bench, rounds: int) -> Figures:
-    """The median of each step of the no-op's cold call."""
+def breakdown(bench: Bench, function: str, rounds: int) -> Figures:
+    """The median of each step of a no-op's cold call, while nothing else happens."""
     calls: list[cold_steps.Call] = []
     for _ in range(rounds):
-        answer = bench.cold(work="call", app=NOOP, function="noop", argument=None)
+        answer = bench.cold(work="call", app=NOOP, function=function, argument=None)
         began_at, took_ms = float(answer["began_at"]), float(answer["ms"])  # type: ignore[arg-type]
         calls.append(cold_steps.Call(began_at, began_at + took_ms / 1000))
     time.sleep(1.0)  # the last lines reach the log
@@ -128,7 +130,7 @@ def memory(bench: Bench) -> Figures:
 def look_up(client: Process) -> None:
     """Look up every function that will be called."""
     wanted = {
-        NOOP: ["noop", "single_use", "moment"],
+        NOOP: ["noop", "ordinary", "single_use", "moment"],
         SEVERAL: several.FUNCTIONS,
         NUMPY: ["total"],
         PANDAS: ["total"],
@@ -142,10 +144,11 @@ def measure(bench: Bench, options: argparse.Namespace, directory: Path) -> dict[
     """All tables: rows of figures by name."""
     look_up(bench.client)
     tables = {"calls of functions that are not running, ms": singles(bench, options.rounds)}
+    ways = {"median": "noop", "the ordinary way": "ordinary"}
+    tables[cold_page.STEPS] = {way: breakdown(bench, function, options.rounds) for way, function in ways.items()}
     tables["bursts, ms until the last answer"] = bursts(bench, min(options.rounds, BURST_ROUNDS))
     beside = in_turns(cold_rivals.ways(directory, options.ray_python), options.rounds)
     tables["beside: other ways to start Python, ms"] = beside
-    tables["steps of the no-op's call, ms"] = {"median": breakdown(bench, options.rounds)}
     tables["private memory, MiB"] = {"MiB": memory(bench)}
     quiet = {"no-op": lambda: bench.call(NOOP, "noop")}
     if options.load:
@@ -168,7 +171,8 @@ def main() -> None:
     parser.add_argument("--many", action="store_true")
     parser.add_argument("--load", action="store_true")
     parser.add_argument("--ray-python", type=Path, help="an interpreter that has Ray installed")
-    parser.add_argument("--plot", type=Path, help="where to draw the medians (needs matplotlib)")
+    parser.add_argument("--plot", type=Path, help="where to draw the medians, as SVG")
+    parser.add_argument("--page", type=Path, help="a page whose tables of figures are to be these")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with platform.running(options) as running, tempfile.TemporaryDirectory(prefix="pilotlight-cold-") as name:
@@ -179,7 +183,9 @@ def main() -> None:
     for title, rows in tables.items():
         show(title, transposed(rows) if "median" not in rows and "MiB" not in rows else rows, options.json)
     if options.plot:
-        cold_rivals.plot(tables, options.plot)
+        cold_page.plot(tables, options.plot)
+    if options.page:
+        cold_page.write(tables, options.page)
 
 
 def transposed(rows: dict[str, Figures]) -> dict[str, Figures]:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.figures import Figures
 from bench.processes import Process, clean_environment
 
 ENTRYPOINT = "modal._container_entrypoint"
@@ -80,19 +79,3 @@ def _image_of(engine: str) -> str | None:
         return None
     known = subprocess.run([engine, "image", "inspect", image], capture_output=True, check=False)
     return image if known.returncode == 0 else None
-
-
-def plot(tables: dict[str, dict[str, Figures]], path: Path) -> None:
-    """Bars of all medians, on a logarithmic scale."""
-    from matplotlib import pyplot
-
-    bars = {name: figures["p50"] for rows in tables.values() for name, figures in rows.items() if "p50" in figures}
-    figure, axes = pyplot.subplots(figsize=(9, 0.4 * len(bars) + 1))
-    axes.barh(list(bars), list(bars.values()))
-    axes.invert_yaxis()
-    axes.set_xscale("log")
-    axes.set_xlabel("milliseconds, median")
-    for number, value in enumerate(bars.values()):
-        axes.text(value, number, f" {value:.3g}", va="center")
-    figure.tight_layout()
-    figure.savefig(path)

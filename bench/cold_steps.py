@@ -64,7 +64,7 @@ def _steps(call: Call, accepted_at: float, placed_at: float, sent: Mapping[str, 
         "answered": "container: function runs, output",
     }
     moments |= {names[step]: received_at + after_ms / 1000 for step, after_ms in begun["reached_ms"].items()}
-    moments["output on its way to the client"] = call.ended_at
+    moments["output stored, on its way to the client"] = call.ended_at
     figures: Figures = {}
     before = call.began_at
     for name, at in moments.items():

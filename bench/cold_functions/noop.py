@@ -17,6 +17,13 @@ def noop(value: object = None) -> object:
     return value
 
 
+# A variable that an interpreter reads at its start can't be given to one that was forked.
+@app.function(scaledown_window=WINDOW_S, secrets=[modal.Secret.from_dict({"LANGUAGE": "en"})])
+def ordinary(value: object = None) -> object:
+    """As the no-op, but its containers are always made the ordinary way."""
+    return value
+
+
 @app.function(max_inputs=1, scaledown_window=WINDOW_S)
 def single_use(value: object = None) -> object:
     return value
