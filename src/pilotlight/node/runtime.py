@@ -21,6 +21,7 @@ from pilotlight.node import syscalls
 from pilotlight.node.container import Container
 from pilotlight.node.dns import Forwarder
 from pilotlight.node.output import OutputPipe
+from pilotlight.node.quiet import Quiet
 from pilotlight.node.rootfs import IdMap
 from pilotlight.node.setup import Setup, Started
 from pilotlight.node.templates import warm
@@ -34,6 +35,7 @@ __all__ = ["Bind", "Container", "ContainerSpec", "Exit", "OnOutput", "Runtime", 
 
 log = structlog.get_logger()
 T = TypeVar("T")
+CLEAN_UP_AT_LATEST_S = 1.0  # after a container's end, however many begin
 _FAULTS = tuple(128 + number for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT))
 
 
@@ -49,7 +51,8 @@ class Runtime:
         self._setup = Setup(settings, ids or IdMap())
         budget_bytes = budget_of(settings)
         making = OnThreads(self._setup, max(LEAST_MIB, budget_bytes >> 20))
-        self._keeper = Keeper(making, budget_bytes=budget_bytes, memory=settings.node_dir / "templates.json")
+        self._quiet = Quiet()
+        self._keeper = Keeper(making, budget_bytes=budget_bytes, quiet=self._quiet, memory=settings.node_dir / "templates.json")
         self._imports = Imports()
         self.is_warm = budget_bytes > 0  # containers may be forked from templates
         if budget_bytes:
@@ -127,9 +130,11 @@ class Runtime:
 
     async def _start(self, spec: ContainerSpec, on_output: OnOutput) -> Container:
         pipes = (OutputPipe(1, on_output), OutputPipe(2, on_output))
+        self._quiet.begins(spec.container_id)
         try:
             started = await self._set_up(spec, pipes[0].write_end, pipes[1].write_end)
         except BaseException:
+            self._quiet.has_begun(spec.container_id)
             self._imports.forget(spec.container_id)
             await asyncio.gather(*(pipe.drain() for pipe in pipes))
             raise
@@ -142,7 +147,7 @@ class Runtime:
             pipes,
             address,
             is_warm=started.forked is not None,
-            on_answer=lambda: self._own(self._learn_pages(started)),
+            on_answer=lambda: self._has_answered(started),
         )
         self._containers[spec.container_id] = container
         for pipe in pipes:
@@ -158,6 +163,10 @@ class Runtime:
         names = await asyncio.to_thread(self._imports.finish, spec)
         if names and spec.recipe is not None and self._keeper.learn(spec.recipe, names):
             self._imports.learned(spec)
+
+    def _has_answered(self, started: Started) -> None:
+        self._quiet.has_begun(started.container_id)
+        self._own(self._learn_pages(started))
 
     async def _learn_pages(self, started: Started) -> None:
         spare = started.forked
@@ -192,6 +201,7 @@ class Runtime:
 
     def _on_exit(self, container: Container, started: Started, pipes: tuple[OutputPipe, OutputPipe]) -> None:
         asyncio.get_running_loop().remove_reader(started.pidfd)
+        self._quiet.has_begun(started.container_id)
         self._own(self._finish(container, started, pipes))
 
     async def _finish(self, container: Container, started: Started, pipes: tuple[OutputPipe, OutputPipe]) -> None:
@@ -208,6 +218,8 @@ class Runtime:
 
     async def _clean_up(self, started: Started) -> None:
         try:
+            if self._is_open:
+                await self._quiet.wait(CLEAN_UP_AT_LATEST_S)
             await asyncio.get_running_loop().run_in_executor(self._setup.cleaners, self._setup.clean_up, started)
         except (OSError, errors.PilotlightError) as error:
             # The next open() sweeps; meanwhile it costs a directory or an address.

@@ -21,6 +21,7 @@ from pilotlight.config import Settings
 from pilotlight.core.containers import ContainerSpec, Recipe, TemplateState
 from pilotlight.core.errors import DiskFull, InvalidInput, NotIsolated, PilotlightError
 from pilotlight.node.memory import offered_mib
+from pilotlight.node.quiet import Quiet
 from pilotlight.node.templates import remembered
 from pilotlight.node.templates.bursts import BURST_S, BURSTS_KEPT_S, SPARES, Bursts
 from pilotlight.node.templates.channel import MESSAGE_BYTES, LoadFault
@@ -34,8 +35,7 @@ T = TypeVar("T")
 
 MAX_FORKS = 5_000  # of one template, before a new one takes its place
 MAX_AGE_S = 6 * 3600.0
-REFILL_AFTER_S = 0.05  # without a start: the processors are the new containers' first
-REFILL_AT_LATEST_S = 1.0  # however many go on starting
+REFILL_AT_LATEST_S = 1.0  # however many containers begin: the processors are theirs first
 SPARE_BYTES = 3 << 20  # besides the pages that it has copied ahead
 MAX_IDLE_S = 12 * 3600.0  # an image of which nobody starts anything may go, and its layers with it
 RETRY_S = 5.0  # after a template failed, before its recipe is tried again; doubles each time
@@ -85,9 +85,16 @@ class Keeper:
     """All templates of this machine."""
 
     def __init__(
-        self, making: Making, *, budget_bytes: int, memory: Path | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        making: Making,
+        *,
+        budget_bytes: int,
+        quiet: Quiet,
+        memory: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`memory`: the file in which the recipes of this machine are kept."""
+        self._quiet = quiet
         self._making = making
         self._memory = memory
         self._budget_bytes = budget_bytes
@@ -100,7 +107,6 @@ class Keeper:
         self._numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._refilling: asyncio.Task[None] | None = None
-        self._began_at = 0.0  # the last start, by the loop's clock
         self._remembering = asyncio.Lock()  # two at a time would spoil each other's file
         self._is_closing = False
         self.on_change: Callable[[list[TemplateState]], object] = lambda _: None  # told of all, when one comes or goes
@@ -160,9 +166,8 @@ class Keeper:
         if (kept := self._kept.get(key_of(spare.template.recipe))) is not None:
             kept.faults = kept.failures = 0
             self._renew(kept)
-        self._began_at = asyncio.get_running_loop().time()
         if self._refilling is None:
-            self._refilling = self._spawn(self._refill_when_quiet(self._began_at + REFILL_AT_LATEST_S))
+            self._refilling = self._spawn(self._refill_when_quiet())
 
     def failed(self, spare: Spare, error: Exception) -> None:
         """It could not become one; it is gone."""
@@ -326,10 +331,8 @@ class Keeper:
         self._children[id(spare.template)] = self._children.get(id(spare.template), 0) + 1
         return spare
 
-    async def _refill_when_quiet(self, at_latest: float) -> None:
-        clock = asyncio.get_running_loop().time
-        while (left := min(self._began_at + REFILL_AFTER_S, at_latest) - clock()) > 0:  # noqa: ASYNC110 (others move the time on)
-            await asyncio.sleep(left)
+    async def _refill_when_quiet(self) -> None:
+        await self._quiet.wait(REFILL_AT_LATEST_S)
         self._refilling = None
         for kept in tuple(self._kept.values()):
             self._refill(kept)

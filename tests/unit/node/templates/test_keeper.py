@@ -12,6 +12,7 @@ import structlog.testing
 
 from pilotlight.core.containers import ContainerSpec, Recipe
 from pilotlight.core.errors import InvalidInput, NotIsolated
+from pilotlight.node.quiet import Quiet
 from pilotlight.node.templates.bursts import BURSTS_KEPT_S, MOST_SPARES
 from pilotlight.node.templates.channel import MESSAGE_BYTES, LoadFault, TemplateFault
 from pilotlight.node.templates.keeper import MAX_FAULTS, MAX_FORKS, MAX_IDLE_S, RETRY_S, SPARE_BYTES, Keeper
@@ -76,7 +77,14 @@ class Bench:
     def __init__(self, budget_mib: int = 100, memory: Path | None = None) -> None:
         self.made = Made()
         self.now = 1000.0
-        self.keeper = Keeper(self.made, budget_bytes=budget_mib * MIB, memory=memory, clock=lambda: self.now)  # type: ignore[arg-type]
+        self.quiet = Quiet()
+        self.keeper = Keeper(
+            self.made,  # type: ignore[arg-type]
+            budget_bytes=budget_mib * MIB,
+            quiet=self.quiet,
+            memory=memory,
+            clock=lambda: self.now,
+        )
 
     async def rest(self) -> None:
         """Until nothing is under way."""
@@ -159,13 +167,16 @@ def test_no_spare_is_made_while_containers_begin() -> None:
     async def check() -> None:
         bench = Bench()
         await bench.ready(spec())
-        for _ in range(4):
-            spare = await bench.keeper.take(spec())
-            assert spare is not None
-            before = len(bench.made.said)
-            bench.keeper.began(spare)
-            await asyncio.sleep(0)
-            assert len(bench.made.said) == before, "the next start is under way at once"
+        bench.quiet.begins("ta-1")
+        spare = await bench.keeper.take(spec())
+        assert spare is not None
+        bench.keeper.began(spare)
+        before = len(bench.made.said)
+        await asyncio.sleep(0.05)
+        assert len(bench.made.said) == before
+        bench.quiet.has_begun("ta-1")
+        await bench.rest()
+        assert bench.made.said[before:] == ["spare of 1"]
 
     run(check())
 
