@@ -121,7 +121,11 @@ def memory(bench: Bench) -> Figures:
     """Private memory in MiB: of what is kept ready, and of one more container of a no-op."""
     bench.nothing_runs()
     kept = {name: cold_state.processes(path) for name, path in cold_state.groups(bench.settings).items()}
-    figures = {f"kept ready: {name}": cold_state.private_mib(pids) for name, pids in kept.items() if pids}
+    by_kind: dict[str, list[float]] = {}
+    for name, pids in kept.items():
+        if pids:
+            by_kind.setdefault(name.rpartition("-")[0] or name, []).append(cold_state.private_mib(pids))
+    figures = {f"kept ready: a {kind}, of {len(sizes)} the largest": max(sizes) for kind, sizes in by_kind.items()}
     bench.client.ask(work="call", app=NOOP, function="noop", argument=None)
     found = [cold_state.private_mib(pids) for pids in cold_state.containers(bench.settings).values()]
     return figures | {"a no-op's container": max(found)}
@@ -146,10 +150,10 @@ def measure(bench: Bench, options: argparse.Namespace, directory: Path) -> dict[
     tables = {"calls of functions that are not running, ms": singles(bench, options.rounds)}
     ways = {"median": "noop", "the ordinary way": "ordinary"}
     tables[cold_page.STEPS] = {way: breakdown(bench, function, options.rounds) for way, function in ways.items()}
+    tables["private memory, MiB"] = {"MiB": memory(bench)}
     tables["bursts, ms until the last answer"] = bursts(bench, min(options.rounds, BURST_ROUNDS))
     beside = in_turns(cold_rivals.ways(directory, options.ray_python), options.rounds)
     tables["beside: other ways to start Python, ms"] = beside
-    tables["private memory, MiB"] = {"MiB": memory(bench)}
     quiet = {"no-op": lambda: bench.call(NOOP, "noop")}
     if options.load:
         with subprocess.Popen([sys.executable, "-c", BUSY]) as busy:

@@ -72,7 +72,7 @@ def _steps(columns: Mapping[str, Figures]) -> Iterable[str]:
         yield _line([row, whose, *(_figure(figures.get(row)) for figures in columns.values())])
     for whose in ("the client's", "ours"):
         yield _line(["**together**", whose, *(f"**{_figure(figures[whose])}**" for figures in sums.values())])
-    yield _line(["**the call**", "", *(f"**{_figure(figures.get(ALL))}**" for figures in columns.values())])
+    yield _line(["**the call** (a median of its own)", "", *(f"**{_figure(figures.get(ALL))}**" for figures in columns.values())])
     for row in (row for row in rows if row.startswith(PART)):
         yield _line(
             [f"of the set-up: {row.removeprefix(PART)}", "ours", *(_figure(figures.get(row)) for figures in columns.values())]
