@@ -12,8 +12,6 @@ from pilotlight.control.audit import Audit
 from pilotlight.control.autoscalers import Autoscalers
 from pilotlight.control.backups import Backups
 from pilotlight.control.blobs import Blobs
-from pilotlight.control.call_graph import CallGraphs
-from pilotlight.control.call_lists import CallLists
 from pilotlight.control.calls import Calls
 from pilotlight.control.cordons import Cordons
 from pilotlight.control.crash_loops import forget_deaths
@@ -47,6 +45,7 @@ from pilotlight.control.secrets import Secrets
 from pilotlight.control.spare_tasks import SpareTasks
 from pilotlight.control.statistics import Statistics
 from pilotlight.control.tasks import APP_STOPPED, Tasks
+from pilotlight.control.timelines import Timelines
 from pilotlight.control.tokens import Tokens
 from pilotlight.control.tunnels import Tunnels
 from pilotlight.control.unplaced import UnplacedPools
@@ -62,6 +61,7 @@ from pilotlight.core.clocks import SteadyClock
 from pilotlight.core.labels import addresses_of
 from pilotlight.core.quotas import Quota
 from pilotlight.core.reach import Edge
+from pilotlight.handlers import handlers_of
 from pilotlight.loops import runner
 from pilotlight.loops.expire import ExpireLoop
 from pilotlight.loops.garbage import GarbageLoop
@@ -70,33 +70,14 @@ from pilotlight.loops.schedules import ScheduleLoop
 from pilotlight.loops.webhooks import WebhookLoop
 from pilotlight.objects import Objects
 from pilotlight.objects.keys import KeyFile, load_or_create_key
-from pilotlight.rpc.apps import AppHandlers
 from pilotlight.rpc.auditing import AuditObserver
 from pilotlight.rpc.authentication import NodeAuthenticator
-from pilotlight.rpc.blobs import BlobHandlers
-from pilotlight.rpc.calls import CallHandlers
 from pilotlight.rpc.control import ControlService
-from pilotlight.rpc.dicts import DictHandlers
 from pilotlight.rpc.edges import EdgeService
-from pilotlight.rpc.environments import EnvironmentHandlers
 from pilotlight.rpc.framework import Service
-from pilotlight.rpc.functions import FunctionHandlers
-from pilotlight.rpc.image_names import ImageNameHandlers
-from pilotlight.rpc.images import ImageHandlers
 from pilotlight.rpc.listeners import public_listener, start
-from pilotlight.rpc.mounts import MountHandlers
-from pilotlight.rpc.network_file_systems import NetworkFileSystemHandlers
 from pilotlight.rpc.nodes import NodeService
 from pilotlight.rpc.permissions import Guard
-from pilotlight.rpc.proxy_tokens import ProxyTokenHandlers
-from pilotlight.rpc.queues import QueueHandlers
-from pilotlight.rpc.secrets import SecretHandlers
-from pilotlight.rpc.servers import ServerHandlers
-from pilotlight.rpc.statistics import StatisticsHandlers
-from pilotlight.rpc.tasks import TaskHandlers
-from pilotlight.rpc.tunnels import TunnelHandlers
-from pilotlight.rpc.volumes import VolumeHandlers
-from pilotlight.rpc.workspace import WorkspaceHandlers
 from pilotlight.store.database import Database
 from pilotlight.store.opening import open_databases
 from pilotlight.wire import platform_pb2
@@ -228,6 +209,12 @@ class Server:
             tasks=self.tasks, nodes=self.nodes, pools=self.pools, autoscalers=self.autoscalers, output_log=self.output_log
         )
         self.statistics = Statistics(database=database, apps=self.apps, functions=self.functions, tasks=self.tasks)
+        self.timelines = Timelines(
+            database=database,
+            output_database=self.output_database,
+            functions=self.functions,
+            result_ttl_s=settings.result_ttl_s,
+        )
         self.unplaced = UnplacedPools(
             calls=self.calls,
             output_log=self.output_log,
@@ -341,41 +328,9 @@ class Server:
         await server.schedules.restore()
         return server
 
-    def handlers(self) -> Sequence[object]:
-        """One object per noun; each method that is named like an RPC serves it."""
-        apps = AppHandlers(self.apps, self.environments, self.tasks, self.tokens, self.output_log, self.edge.own_url)
-        return [
-            WorkspaceHandlers(
-                tokens=self.tokens,
-                environments=self.environments,
-                workspace=self.settings.workspace,
-                signing_key=self.signing_key,
-            ),
-            EnvironmentHandlers(self.environments),
-            apps,
-            StatisticsHandlers(
-                self.statistics, apps, CallLists(database=self.database, functions=self.functions, pools=self.pools)
-            ),
-            FunctionHandlers(self.apps, self.functions, self.pools, self.autoscalers, self.tokens, self.web_routes),
-            CallHandlers(self.calls, CallGraphs(self.database, self.functions), self.signing_key),
-            ImageHandlers(self.images),
-            ImageNameHandlers(self.image_names, self.tokens),
-            MountHandlers(self.mounts, self.environments),
-            ServerHandlers(self.web_requests, self.statistics),
-            ProxyTokenHandlers(self.proxy_tokens, self.tokens, self.signing_key),
-            BlobHandlers(self.blobs),
-            SecretHandlers(self.secrets),
-            DictHandlers(self.dicts),
-            QueueHandlers(self.queues),
-            VolumeHandlers(self.volumes, self.volume_files),
-            NetworkFileSystemHandlers(self.network_file_systems),
-            TunnelHandlers(self.tunnels),
-            TaskHandlers(self.tasks, self.apps, self.environments),
-        ]
-
     async def listen(self, api: socket.socket, inner: socket.socket, nodes: socket.socket, edges: socket.socket) -> None:
         """Serve clients on `api`, containers and our own processes on `inner`, the streams of nodes and of edges on theirs."""
-        handlers = self.handlers()
+        handlers = handlers_of(self)
         public = public_listener(handlers, self.tokens, self.edge, self.audit, self.settings.rpc_rate_limit)
         from_node = NodeAuthenticator(self.node_token, lambda task_id: self.tasks.get(task_id) is not None)
         for_tasks = Service(handlers, from_node, Guard(self.permissions, self.settings.workspace), AuditObserver(self.audit))

@@ -145,3 +145,41 @@ def test_no_time_is_wasted_on_a_span_that_is_none(half: modal.Function, tmp_path
         cwd=tmp_path,
     )
     assert done.returncode != 0 and "7 days" in done.stdout + done.stderr
+
+
+def test_what_a_function_did_over_time(half: modal.Function, platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    schema = half.metrics.schema()
+    assert list(schema) == ["calls", "containers", "cpu", "memory", "gpu"]
+    in_two_minutes = datetime.now(UTC) + timedelta(minutes=2)  # by then the minute of the calls is over
+    monkeypatch.setattr(platform.server.timelines, "_now", in_two_minutes.timestamp)
+    metrics = half.metrics.export(since=in_two_minutes - timedelta(hours=1), until=in_two_minutes)
+    assert metrics.bucket_size == timedelta(minutes=1) and metrics.point_count == 60 * len(metrics.series)
+    assert set(metrics.series) == {definition.name for group in schema.values() for definition in group.definitions}
+
+    def total(name: str) -> float:
+        return sum(point.value or 0.0 for point in metrics[name].points)
+
+    assert total("successful_calls_count") >= 2 and total("failed_calls_count") == 3
+    assert total("new_calls_count") == total("successful_calls_count") + total("failed_calls_count")
+    assert total("started_containers_count") >= 1 and max(point.value or 0 for point in metrics["active_containers_max"].points)
+    assert (metrics["execution_time_p50"].aggregation, metrics["execution_time_p50"].unit) == ("p50", "s")
+    times = [point.value for point in metrics["execution_time_p50"].points]
+    assert any(value is not None for value in times) and times[0] is None  # nothing ran an hour ago
+
+
+def test_a_minute_that_is_not_over_is_not_known(half: modal.Function) -> None:
+    soon = datetime.now(UTC) + timedelta(minutes=3)
+    metrics = half.metrics.export(since=soon - timedelta(minutes=10), until=soon, groups=["calls"])
+    assert [point.value for point in metrics["new_calls_count"].points[-2:]] == [None, None]
+
+
+def test_what_the_command_line_shows_of_time(half: modal.Function) -> None:
+    shown = command("function", "metrics", "counted/half")
+    assert "calls, containers, cpu, gpu, memory" in shown and "execution_time_{p50,p90,p99,max} (s)" in shown, shown
+    exported = told("function", "metrics", "counted/half", "--group", "calls", "--since", "3h")
+    assert exported["object_id"] == half.object_id and exported["bucket_secs"] == 120
+    assert {series["name"] for series in exported["series"]} >= {"new_calls_count", "successful_calls_count", "latency_p99"}
+    assert "timed_out_calls_count,calls," in command("function", "metrics", "counted/half", "--csv", "--bucket-size", "5m")
+    command("function", "metrics", "counted/Shelf.*", "--all-variants", "--json")
+    with pytest.raises(modal.exception.InvalidError, match="no series of 'network'"):
+        half.metrics.export(groups=["network"])

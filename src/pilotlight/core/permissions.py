@@ -141,7 +141,7 @@ def _table(*groups: tuple[Rule, str]) -> dict[str, Rule]:
 RULES = _table(
     (_OPEN_TO_ALL, "ClientHello AuthTokenGet BlobCreate BlobGet FunctionBlobGet"),
     (_OPEN, "MountBatchedCheckExistence MountPutFile"),
-    (_OPEN, "EnvironmentList WorkspaceNameLookup WorkspaceSettings"),
+    (_OPEN, "EnvironmentList WorkspaceNameLookup WorkspaceSettings MetricsGetInfo"),
     (_OPEN, "ImageFromId ImageJoinStreaming"),
     (_OPEN, "FunctionRetryInputs"),  # names its call and inputs by tokens that the server has signed for whoever made them
     (_OF_ITSELF_TO_ALL, "ContainerStop TaskCurrentInputs FunctionCallPutDataOut"),
@@ -153,12 +153,12 @@ RULES = _table(
     (_LOOKS_UP, "FunctionGet ClassGet FunctionBindParams"),
     (_USES, "FunctionPrecreate FunctionCreate ClassCreate"),
     (_USES, "FunctionGetById FunctionGetSerialized FunctionListVariants"),
-    (_USES, "FunctionGetCurrentStats FunctionGetTimeRangeStats FunctionGetSchedulingParams"),
+    (_USES, "FunctionGetCurrentStats FunctionGetTimeRangeStats FunctionGetMetrics FunctionGetSchedulingParams"),
     (_CHANGES, "FunctionUpdateSchedulingParams"),
     (_USES, "FunctionMap FunctionPutInputs FunctionFinishInputs FunctionGetOutputs FunctionAsyncInvoke"),
     (_USES, "FunctionCallCancel FunctionCallFromId FunctionCallGetInfo FunctionCallGetDataOut FunctionGetCallGraph"),
     (_USES, "FunctionCallList FunctionCallFetch FunctionCallCount"),
-    (_USES, "ServerRequestFetch ServerCountRequests ServerGetTimeRangeStats"),
+    (_USES, "ServerRequestFetch ServerCountRequests ServerGetTimeRangeStats ServerGetMetrics"),
     (_USES, "ImageGetOrCreate ImagePublish ImageListTags ImageTagRevisions ImageNameDelete"),
     (_LOOKS_UP, "ImageGetByTag"),
     (_PERSON, "ImageDelete"),  # other environments may be made of it

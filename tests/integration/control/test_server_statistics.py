@@ -8,6 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from heart import FakeNode, Heart, beat
 from modal_proto import api_pb2
 
+from pilotlight.core import timelines
 from pilotlight.rpc.servers import ServerHandlers
 from pilotlight.wire import platform_pb2
 
@@ -51,5 +52,32 @@ def test_requests_by_status_and_the_containers_that_served_them(tmp_path: Path) 
         assert (await stats(now - 100, now + 100, task.task_id)).request_count == 2
         before = await stats(now - 1_000, now - 500)
         assert before.request_count == before.container_total_count == 0
+
+    beat(tmp_path, scenario)
+
+
+def test_requests_by_buckets_of_time(tmp_path: Path) -> None:
+    async def scenario(heart: Heart) -> None:
+        node = FakeNode(heart)
+        await node.connect()
+        function_id = await heart.define()
+        task = await node.ready(function_id)
+        server = heart.server
+        minute = int(time.time()) // 60 * 60
+        server.web_requests.keep(
+            [
+                platform_pb2.WebRequest(
+                    function_id=function_id, task_id=task.task_id, status=status, seconds=0.25, began_at_ns=int(at * 1e9)
+                )
+                for status, at in ((200, minute - 121), (200, minute - 61), (503, minute - 61), (200, minute + 1))
+            ]
+        )
+        await server.output_database.write(lambda connection: None)  # what was written before is on disk then
+        buckets, groups = timelines.window(minute - 180, minute, None), timelines.chosen(timelines.OF_SERVERS, ["requests"])
+        series = {one.name: one.values for one in await server.timelines.of_server(function_id, buckets, groups)}
+        assert series["requests_count"] == [1, 2, 0] and series["failed_requests_count"] == [0, 1, 0]
+        assert series["request_time_p99"] == [0.25, 0.25, None]
+        every = await server.timelines.of_server(function_id, buckets, timelines.OF_SERVERS)
+        assert len(every) == sum(len(family.names) for families in timelines.OF_SERVERS.values() for family in families)
 
     beat(tmp_path, scenario)
