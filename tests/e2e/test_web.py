@@ -215,6 +215,9 @@ def test_a_server_of_its_own_answers_and_lists_its_requests(platform: Platform) 
         seen = json.loads(platform.modal("server", "requests", "web-server/Files", "--json").out)
     assert [(request["route"], request["status"]) for request in seen] == [("GET /", 200), ("GET /missing", 404)]
     assert url in platform.modal("server", "info", "web-server/Files").out
+    assert "2 total" in platform.modal("server", "stats", "web-server/Files").out
+    over_time = json.loads(platform.modal("server", "metrics", "web-server/Files", "--group", "requests", "--json").out)
+    assert [series["name"] for series in over_time["series"]][:2] == ["requests_count", "failed_requests_count"]
     platform.modal("app", "stop", "--yes", "web-server")
     assert httpx.get(url, timeout=START_S).status_code == 404
 
