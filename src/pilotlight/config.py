@@ -108,7 +108,7 @@ class Settings(BaseSettings):
     audit_ttl_s: int = 90 * 24 * 3600  # who changed what is known for so long
     oci_runtime: str = "crun"
     isolation: Literal["ordinary", "strict"] = "ordinary"  # strict: gVisor between functions and the machine's kernel
-    warm_starts: bool = False  # functions' containers are forked from templates where that is possible
+    warm_starts: bool = True  # functions' containers are forked from templates where that is possible
     warm_memory_mib: int = 0  # that templates may have for themselves; 0: a tenth of what this node offers
     network_slot: int = -1  # 0..99, the addresses of this platform's containers; -1: the supervisor picks a free one
     debian_mirror: str = ""  # empty: what the host's apt uses
