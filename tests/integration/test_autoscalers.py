@@ -23,6 +23,13 @@ def idle():
 @app.function(min_containers=1)
 def warm():
     pass
+@app.function(serialized=True)
+@modal.concurrent(max_inputs=4, target_inputs=2)
+def together(number):
+    import os, time
+    while not os.path.exists(ENOUGH):
+        time.sleep(0.05)
+    return number
 @app.cls(min_containers=1)
 class Parametrized:
     label: str = modal.parameter()
@@ -112,7 +119,33 @@ def test_the_oldest_client_changes_them_too(platform: Platform, tmp_path: Path) 
     program = tmp_path / "scaled.py"
     program.write_text(PROGRAM)
     command("deploy", str(program))
-    change = "import modal; modal.Function.from_name('scaled', 'idle').update_autoscaler(min_containers=0, scaledown_window=5)"
-    done = subprocess.run([str(oldest), "-c", change], capture_output=True, text=True, timeout=150, check=False, env=os.environ)
-    assert done.returncode == 0, done.stderr
-    assert settings()["scaledown_window"] == 5
+    idle = "import modal; modal.Function.from_name('scaled', 'idle')"
+    for change in ("update_autoscaler(min_containers=0, scaledown_window=5)", "keep_warm(1)"):
+        asked = [str(oldest), "-c", f"{idle}.{change}"]
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=150, check=False, env=os.environ)
+        assert done.returncode == 0, done.stderr
+        assert settings()["scaledown_window"] == 5
+    assert settings()["min_containers"] == 1
+
+
+def test_containers_are_counted_by_the_inputs_that_are_aimed_at(platform: Platform, tmp_path: Path) -> None:
+    enough = tmp_path / "enough"
+    program = tmp_path / "scaled.py"
+    program.write_text(PROGRAM.replace("ENOUGH", repr(str(enough))))
+    command("deploy", str(program))
+
+    def containers() -> int:
+        return sum(task.pool.function.tag == "together" for task in platform.server.tasks.all())
+
+    async def there_are(count: int) -> None:
+        while containers() < count:
+            platform.server.pools.changed.clear()
+            await platform.server.pools.changed.wait()
+
+    with modal.Client.from_credentials(*platform.token) as client:
+        function = modal.Function.from_name("scaled", "together", client=client)
+        calls = [function.spawn(number) for number in range(6)]
+        platform.call(there_are(3))  # one for each two inputs, though each may take four
+        enough.touch()
+        assert [call.get(timeout=100) for call in calls] == list(range(6))
+        assert containers() == 3
