@@ -2,6 +2,8 @@
 
 A name is looked up and the very addresses that came of it are checked before a socket is made for one of them, so a name that means
 another address a moment later gains nothing. Redirects are not followed, proxies are not used, and little of the answer is read.
+
+The library is loaded with the first delivery: a server that starts again is waited for, and few have webhooks.
 """
 
 import asyncio
@@ -9,11 +11,12 @@ import errno
 import socket
 from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Any
-
-import aiohttp
+from typing import TYPE_CHECKING, Any
 
 from pilotlight.core.webhooks import HOW_TO_ALLOW, Answer, refusal
+
+if TYPE_CHECKING:
+    import aiohttp
 
 TIMEOUT_S = 15.0  # of an attempt, look-up of the name included
 MAX_ANSWER_BYTES = 4096  # that are read of a response
@@ -29,6 +32,8 @@ class WebhookSender:
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
         """Send once; whatever goes wrong on the way is part of the answer."""
+        import aiohttp
+
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 async with self._open().post(url, data=body, headers=headers, allow_redirects=False) as response:
@@ -45,7 +50,9 @@ class WebhookSender:
             await self._session.close()
             self._session = None
 
-    def _open(self) -> aiohttp.ClientSession:
+    def _open(self) -> "aiohttp.ClientSession":
+        import aiohttp
+
         if self._session is None:
             connector = aiohttp.TCPConnector(use_dns_cache=False, socket_factory=self._socket)
             self._session = aiohttp.ClientSession(
@@ -66,7 +73,7 @@ class WebhookSender:
         return socket.socket(family, kind, protocol)
 
 
-async def _answer_of(response: aiohttp.ClientResponse) -> Answer:
+async def _answer_of(response: "aiohttp.ClientResponse") -> Answer:
     answer = Answer(response.status)
     start = b""
     while len(start) < MAX_ANSWER_BYTES and (piece := await response.content.read(MAX_ANSWER_BYTES - len(start))):

@@ -2,12 +2,15 @@
 
 import sqlite3
 import stat
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 import structlog.testing
 from alembic import command
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine
 
 from pilotlight.backup import databases
@@ -58,6 +61,16 @@ def damage(path: Path) -> None:
     with path.open("r+b") as file:
         file.seek(path.stat().st_size // 2 // PAGE_BYTES * PAGE_BYTES)
         file.write(b"\xff" * PAGE_BYTES)
+
+
+def test_schemas_are_known_by_the_names_that_alembic_gives_them() -> None:
+    assert known() == tuple(script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions())
+
+
+def test_a_server_loads_nothing_that_its_start_need_not_wait_for() -> None:
+    loads = "import sys, pilotlight.main, pilotlight.server; print(*({'alembic', 'aiohttp'} & {*sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", loads], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
 
 
 def test_a_new_state_has_the_newest_schema_and_nothing_to_say(tmp_path: Path) -> None:
