@@ -24,7 +24,9 @@ FULL = ("disk of the platform is full", "disk of the node is full", "No space le
 BROKEN = (  # connections, and a disk without power
     *("Connect call failed", "Connection refused", "Connection lost", "Connection reset", "disconnected"),
     *("Input/output error", "could not connect", "502 ", "503 ", "504 "),
-    "'Connection' object has no attribute '_transport'",  # as the client's library says of one that broke while it was made
+    # As the client's library says of a connection that broke while a request was being begun on it: `close` deletes what `create_stream`
+    # is about to use. It is excused where a broken connection is, no more.
+    "'Connection' object has no attribute '_transport'",
 )
 NOT_DURABLE = frozenset({Kind.KILL_EDGE, Kind.KILL_NODE, Kind.KILL_CONTAINER, Kind.FREEZE_NODE})
 CALM = " at the end"  # of the names of operations that are asked when all faults are over
