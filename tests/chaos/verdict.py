@@ -24,8 +24,8 @@ FULL = ("disk of the platform is full", "disk of the node is full", "No space le
 BROKEN = (  # connections, and a disk without power
     *("Connect call failed", "Connection refused", "Connection lost", "Connection reset", "disconnected"),
     *("Input/output error", "could not connect", "502 ", "503 ", "504 "),
-    # As the client's library says of a connection that broke while a request was being begun on it: `close` deletes what `create_stream`
-    # is about to use. It is excused where a broken connection is, no more.
+    # As the client's library says of a connection that broke while a request was being begun on it: `close` deletes what
+    # `create_stream` is about to use. It is excused where a broken connection is, no more.
     "'Connection' object has no attribute '_transport'",
 )
 NOT_DURABLE = frozenset({Kind.KILL_EDGE, Kind.KILL_NODE, Kind.KILL_CONTAINER, Kind.FREEZE_NODE})
