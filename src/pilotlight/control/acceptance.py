@@ -15,6 +15,11 @@ class Accepted:
     input_id: str
 
 
+def call_id_of(function_id: str, key: str) -> str:
+    """The id of the call that a request under this key makes: the same each time."""
+    return ids.derived(ids.CALL, function_id, key)
+
+
 def input_id_of(call_id: str, idx: int) -> str:
     """Inputs are named by their place in the call, so that the same request again names the same input."""
     return ids.derived(ids.INPUT, call_id, idx)

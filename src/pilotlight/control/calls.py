@@ -14,7 +14,7 @@ import structlog
 from modal_proto import api_pb2
 from sqlalchemy import Connection
 
-from pilotlight.control.acceptance import Accepted, input_id_of, input_row
+from pilotlight.control.acceptance import Accepted, call_id_of, input_id_of, input_row
 from pilotlight.control.functions import retry_policy_of
 from pilotlight.control.live import BETWEEN_INPUTS_S, LiveCall, LiveInput, LiveTask, Pool
 from pilotlight.control.outputs import OutputReader, Outputs, Wish, output_item
@@ -67,7 +67,7 @@ class Calls:
         `repeated`: the client says that it asks not for the first time, so the call may have been made, and be finished, long ago.
         """
         pool = await self._pools.taking_work(request.function_id)
-        call_id = ids.derived(ids.CALL, request.function_id, key) if key else ids.new(ids.CALL)
+        call_id = call_id_of(request.function_id, key) if key else ids.new(ids.CALL)
         if (known := await self._known(call_id, repeated=repeated)) is not None:
             return known, [Accepted(item.idx, input_id_of(call_id, item.idx)) for item in request.pipelined_inputs]
         call = LiveCall(call_id, pool, request.function_call_type, request.function_call_invocation_type)

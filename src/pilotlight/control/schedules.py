@@ -15,12 +15,14 @@ import structlog
 from modal_proto import api_pb2
 from sqlalchemy import Connection
 
+from pilotlight.control.acceptance import call_id_of
 from pilotlight.control.apps import AppRecord, Apps
 from pilotlight.control.calls import Calls
 from pilotlight.control.functions import schedule_from
 from pilotlight.control.output_log import OutputLog
 from pilotlight.core import errors
 from pilotlight.core.schedules import Cron, Schedule, first_due, look
+from pilotlight.store import calls as call_rows
 from pilotlight.store import schedules as store
 from pilotlight.store.database import Database
 
@@ -86,6 +88,18 @@ class Schedules:
         await self._remove([scheduled for scheduled in self.all() if not self._apps.is_live(scheduled.app_id)])
         for app in self._apps.all():
             await self.follow(app)
+        for scheduled in self.all():
+            await self._skip_what_was_called(scheduled)
+
+    async def _skip_what_was_called(self, scheduled: Scheduled) -> None:
+        """The server may have died between a call and its note, by which the due time would be called again, or count as missed."""
+        due = scheduled.next_due
+        call_id = call_id_of(scheduled.function_id, _key(scheduled, due))
+        if await self._database.read(lambda connection: call_rows.call_row(connection, call_id)) is None:
+            return
+        scheduled.last_due, scheduled.last_call_id = due, call_id
+        scheduled.next_due = first_due(scheduled.schedule, due)
+        await self._note(scheduled)
 
     async def follow(self, app: AppRecord) -> None:
         """Take over the schedules of what an app consists of now. A cron keeps its times, a period begins anew."""
@@ -123,6 +137,9 @@ class Schedules:
             plan = look(scheduled.schedule, scheduled.next_due, now)
             if plan.missed:
                 self._report_missed(scheduled, plan.missed)
+                scheduled.missed += plan.missed
+                scheduled.next_due = plan.next_due if plan.fire is None else plan.fire
+                await self._note(scheduled)  # before the call: what comes after a death begins at this due time
             if plan.fire is not None:
                 try:
                     await self._fire(scheduled, plan.fire)
@@ -130,7 +147,6 @@ class Schedules:
                 except errors.PilotlightError as error:  # of this one; the others are due all the same
                     log.warning("schedule_not_fired", function_id=scheduled.function_id, due=plan.fire, error=str(error))
             scheduled.next_due = plan.next_due
-            scheduled.missed += plan.missed
             await self._note(scheduled)
         return count
 
@@ -145,7 +161,7 @@ class Schedules:
                 )
             ],
         )
-        call, _ = await self._calls.start(request, f"schedule {scheduled.function_id} {due!r}", repeated=True)
+        call, _ = await self._calls.start(request, _key(scheduled, due), repeated=True)
         scheduled.last_due, scheduled.last_call_id = due, call.call_id
         self.fired_total += 1
         log.info("schedule_fired", function_id=scheduled.function_id, due=due, call_id=call.call_id)
@@ -199,3 +215,8 @@ class Schedules:
             self._scheduled.pop(function_id, None)
         if function_ids:
             await self._database.write(lambda connection: store.remove(connection, function_ids))
+
+
+def _key(scheduled: Scheduled, due: float) -> str:
+    """Under which a due time makes its one call."""
+    return f"schedule {scheduled.function_id} {due!r}"

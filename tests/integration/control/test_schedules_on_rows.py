@@ -9,7 +9,7 @@ import pytest
 from heart import IMAGE_ID, Heart, beat
 from modal_proto import api_pb2
 
-from pilotlight.control.schedules import Schedules
+from pilotlight.control.schedules import Scheduled, Schedules
 from pilotlight.core import errors
 from pilotlight.core.schedules import Cron, Period
 from pilotlight.store import calls as call_rows
@@ -17,6 +17,7 @@ from pilotlight.store import calls as call_rows
 DEPLOYED = api_pb2.APP_STATE_DEPLOYED
 MINUTELY = api_pb2.Schedule(cron={"cron_string": "* * * * *"})
 HOURLY = api_pb2.Schedule(period={"hours": 1})
+SECONDLY = api_pb2.Schedule(period={"seconds": 1})
 START = 1_800_000_000.0  # a full minute
 
 
@@ -94,8 +95,39 @@ def test_a_call_that_was_made_before_a_crash_is_not_made_again(tmp_path: Path) -
         scheduled = calendar.schedules.all()[0]
         await calendar.schedules._fire(scheduled, scheduled.next_due)  # and then the server dies, before it has noted that
         await calendar.restart()
-        assert await calendar.schedules.fire_due() == 1
+        assert await calendar.schedules.fire_due() == 0
         assert await calendar.calls() == 1
+        calendar.now += 60
+        assert await calendar.schedules.fire_due() == 1
+        assert await calendar.calls() == 2
+
+    turn(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("late_s", [1, 4])
+def test_what_was_called_before_a_crash_does_not_count_as_missed(tmp_path: Path, late_s: int) -> None:
+    async def scenario(calendar: Calendar) -> None:
+        await calendar.deploy(SECONDLY)
+        note = calendar.schedules._note
+
+        async def die(scheduled: Scheduled) -> None:
+            if scheduled.last_due is not None:  # it has called
+                raise ConnectionAbortedError
+            await note(scheduled)
+
+        calendar.schedules._note = die  # type: ignore[method-assign]
+        calendar.now += late_s
+        with pytest.raises(ConnectionAbortedError):
+            await calendar.schedules.fire_due()
+        calendar.now += 3
+        await calendar.restart()
+        assert await calendar.schedules.fire_due() == 1
+        [scheduled] = calendar.schedules.all()
+        assert await calendar.calls() == 2
+        assert scheduled.missed == late_s + 3 - 2  # each due time was either called or missed
+        assert calendar.schedules.missed_total == 2
+        await calendar.restart()
+        assert await calendar.schedules.fire_due() == 0 and await calendar.calls() == 2
 
     turn(tmp_path, scenario)
 
