@@ -66,7 +66,7 @@ def test_values_of_secrets_are_nowhere_to_be_read(platform: Platform, tmp_path: 
     listed = platform.modal("secret", "list", "--json").out
     assert "canary" in listed and canary not in listed
     assert canary not in platform.control("status", "--json")
-    assert "0 secrets" not in platform.control("secret", "rotate-key")
+    assert not platform.control("secret", "rotate-key").startswith("0 ")
     for needle in (canary, inline):
         assert _grep(platform, needle.encode()) == []
     assert expected in platform.start("-m", "modal", "run", str(program), INLINE_HERE=inline).end().text
