@@ -47,17 +47,23 @@ class Admission:
         expected: Expected,
         group: Group,
         *,
-        members: Sequence[int] = (),
+        init: Held | None = None,
         apart_from: Sequence[int] = (),
     ) -> None:
         """Return if the held process is as expected; raises NotIsolated, whose message names every fault.
 
-        On one of the threads that set containers up. Its control groups may hold it and `members`, the other processes of the same
-        container, and nobody else. With the processes `apart_from`, from which it was forked, it may share nothing.
+        On one of the threads that set containers up. `init`, where it is another process, is held too, and must be the same; the
+        container's control groups hold nobody else. With the processes `apart_from`, from which they were forked, they may share
+        nothing.
         """
-        seen = verifier.observe(held.pid, held=held, memory=not expected.from_runtime, apart_from=apart_from)
-        found = verifier.faults(seen, replace(expected, others=self._others(container_id, seen)))
-        if strangers := group.processes() - {held.pid, *members}:
+        is_forked = not expected.from_runtime
+        seen = verifier.observe(held.pid, held=held, memory=is_forked, apart_from=apart_from)
+        expected = replace(expected, others=self._others(container_id, seen))
+        found = verifier.faults(seen, expected)
+        if init is not None:
+            beside = verifier.observe(init.pid, held=init, memory=is_forked, apart_from=apart_from, beside=seen)
+            found += [f"of its init: {fault}" for fault in verifier.faults(beside, expected)]
+        if strangers := group.processes() - {held.pid, held.pid if init is None else init.pid}:
             found.append(f"processes that are not its own are in its control group: {sorted(strangers)}")
         if found:
             log.error("container.not_isolated", container=container_id, faults=found)

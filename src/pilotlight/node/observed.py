@@ -78,15 +78,24 @@ class Observed:
     shared_with: tuple[str, ...] = ()  # "its memory with process 7"
     filters: tuple[bytes, ...] | None = None
     filters_why: str = ""
+    mountinfo: str = ""  # the text of `mounts`
 
     def field(self, name: str) -> str:
         """A line of /proc/PID/status, without its name; empty if this kernel has none."""
         return self.status.get(name, "")
 
 
-def observe(pid: int, *, held: Held | None = None, memory: bool = False, apart_from: Iterable[int] = ()) -> Observed:
+def observe(
+    pid: int,
+    *,
+    held: Held | None = None,
+    memory: bool = False,
+    apart_from: Iterable[int] = (),
+    beside: Observed | None = None,
+) -> Observed:
     """Read it all. With `held`, a stopped process's filters too; with `memory`, what of its memory is shared by mappings; with
-    `apart_from`, what it shares with those processes as threads do.
+    `apart_from`, what it shares with those processes as threads do. `beside`: what was seen of a process that is held still since:
+    if both have one mount namespace, that is not looked at again.
 
     Takes about half a millisecond. It visits the process's mount namespace, and so wants a thread that has its working directory to
     itself (unshare(2) with CLONE_FS), as those have that set containers up. Raises ProcessLookupError or FileNotFoundError if there
@@ -96,13 +105,16 @@ def observe(pid: int, *, held: Held | None = None, memory: bool = False, apart_f
     try:
         status = parse_status(_text(place, "status"))
         user_parent, user_owner = _user_namespace_of(place)
-        own_view, whole = _text(place, "mountinfo"), _mountinfo_of_namespace(place)
+        namespaces = {name: os.stat(f"ns/{name}", dir_fd=place).st_ino for name in NAMESPACES}
+        is_known = beside is not None and beside.namespaces["mnt"] == namespaces["mnt"]
+        own_view = _text(place, "mountinfo")
+        whole = beside.mountinfo if beside is not None and is_known else _mountinfo_of_namespace(place)
         program = os.stat("exe", dir_fd=place)
         filters, why = _filters(held)
         return Observed(
             pid=pid,
             status=status,
-            namespaces={name: os.stat(f"ns/{name}", dir_fd=place).st_ino for name in NAMESPACES},
+            namespaces=namespaces,
             user_parent=user_parent,
             user_owner=user_owner,
             uid_map=parse_id_map(_text(place, "uid_map")),
@@ -119,6 +131,7 @@ def observe(pid: int, *, held: Held | None = None, memory: bool = False, apart_f
             shared_with=tuple(_shared_with(pid, apart_from)),
             filters=filters,
             filters_why=why,
+            mountinfo=whole,
         )
     finally:
         os.close(place)

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pilotlight.core.containers import ContainerSpec
-from pilotlight.core.errors import NotIsolated
-from pilotlight.node import bundle, kernel_shares, observed, seccomp, syscalls, verifier
+from pilotlight.node import bundle, kernel_shares, seccomp, syscalls
 from pilotlight.node.setup import Setup, Started
 from pilotlight.node.templates import confinement
 from pilotlight.node.templates.channel import TemplateFault, link_of
@@ -155,16 +154,8 @@ def _verify(setup: Setup, spare: Spare, started: Started, given: frozenset[str])
         user_owner=setup.ids.first,
         read_from=spare.template.devices,
     )
-    with _held(spare.program) as held:
-        setup.admission.admit(
-            started.container_id, held, expected, started.group, members=(spare.pid,), apart_from=(spare.template.pid,)
-        )
-    with _held(spare.pid) as held:
-        init = observed.observe(spare.pid, held=held, memory=True, apart_from=(spare.template.pid,))
-        if found := verifier.faults(init, expected):
-            raise NotIsolated(
-                f"The init of container {started.container_id} is not isolated: {'; '.join(found)}.", faults=tuple(found)
-            )
+    with _held(spare.pid) as init, _held(spare.program) as program:
+        setup.admission.admit(started.container_id, program, expected, started.group, init=init, apart_from=(spare.template.pid,))
 
 
 @contextlib.contextmanager
