@@ -10,6 +10,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bench.processes import Failed, clean_environment
 from pilotlight.config import Settings
@@ -29,7 +30,14 @@ class Platform:
 
     def pids(self) -> dict[str, int]:
         """Process ids of supervisor, server, edge and node."""
-        return json.loads(run([PILOTLIGHT, "status", "--json", "--state", str(self.state)]))["processes"]
+        return self._status()["processes"]
+
+    def containers(self) -> int:
+        """How many there are, in whatever state."""
+        return len(self._status()["containers"])
+
+    def _status(self) -> dict[str, Any]:
+        return json.loads(run([PILOTLIGHT, "status", "--json", "--state", str(self.state)]))
 
     def deploy(self, module: str) -> None:
         """Deploy a module of this package with the stock client."""
