@@ -93,13 +93,19 @@ class LayerStore:
         return _ID.fullmatch(layer_id) is not None and self._record_path(layer_id).exists()
 
     def record(self, layer_id: str) -> LayerRecord:
-        """What is known of the layer; errors: NotFound."""
-        self.path(layer_id)
-        return LayerRecord(**json.loads(self._record_path(layer_id).read_text()))
+        """What is known of the layer; errors: NotFound. To look is not to use."""
+        try:
+            return LayerRecord(**json.loads(self._record_path(layer_id).read_text()))
+        except FileNotFoundError as error:
+            raise NotFound(f"Image layer {layer_id[:12]} is not on this machine.") from error
 
     def list(self) -> list[LayerRecord]:
         """All layers, oldest first."""
-        found = [self.record(path.stem) for path in self._root.glob("*.json") if _ID.fullmatch(path.stem)]
+        found: list[LayerRecord] = []
+        for path in self._root.glob("*.json"):
+            if _ID.fullmatch(path.stem):
+                with contextlib.suppress(NotFound):  # it is removed right now
+                    found.append(self.record(path.stem))
         return sorted(found, key=lambda record: record.created_at)
 
     def used_at(self, layer_id: str) -> float:

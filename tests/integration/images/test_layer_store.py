@@ -39,6 +39,18 @@ def test_a_layer_is_made_once_by_many(store: LayerStore) -> None:
     assert store.list() == [record]
 
 
+def test_to_look_at_a_layer_is_not_to_use_it(tmp_path: Path) -> None:
+    now = 5.0
+    store = LayerStore(tmp_path / "layers", clock=lambda: now)
+    asyncio.run(store.make(ONE, parent="", command="RUN x", fill=write))
+    made_at = store.used_at(ONE)
+    now = made_at + 1e6
+    assert [store.record(ONE)] == store.list()
+    assert store.used_at(ONE) == made_at  # else whoever collects what nobody uses would keep all of it
+    store.path(ONE)
+    assert store.used_at(ONE) == now
+
+
 def test_a_failure_leaves_nothing_and_the_next_one_takes_over(store: LayerStore, tmp_path: Path) -> None:
     async def fail(content: Path) -> None:
         await write(content)
