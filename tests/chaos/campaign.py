@@ -23,6 +23,7 @@ DEPLOY_TIMEOUT_S = 600.0  # the first one builds an image from nothing
 CALM_S = 120.0  # for all that was under way when the faults are over
 REST_S = 90.0  # for the containers to end when nobody asks for anything
 IDLE_S = 3.0
+SWEPT_S = 12.0  # what the server looks through by itself it looks through every 10 s
 SETTLE_S = 5.0  # after the last fault, until clients are told to come to an end
 LONG_AFTER_S = 3 * 86_400.0  # what was made while the clock was ahead is old by then, and so is an upload that broke off
 SHORT_LIVES = {  # what nobody needs any more goes at once, so that what is left can be counted
@@ -176,7 +177,7 @@ def at_rest(target: Target) -> dict[str, float]:
     if target.clock is not None:
         target.clock.set(LONG_AFTER_S)
     target.up(**SHORT_LIVES)
-    time.sleep(IDLE_S)
+    time.sleep(SWEPT_S)
     target.command("gc")
     target.down()
     if target.clock is not None:

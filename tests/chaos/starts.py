@@ -22,11 +22,12 @@ AT_ONCE = 50
 
 
 def kinds(containers: int) -> Iterator[str]:
-    """The function of each call, until they have made so many containers."""
+    """The function of each call, until they have made so many containers; first each kind once, for what is made once."""
     made = calls = 0
     while made < containers:
         calls += 1
-        kind = OTHERS[calls // ONE_IN % len(OTHERS)] if calls % ONE_IN == 0 else PLAIN
+        is_other = calls <= len(OTHERS) or calls % ONE_IN == 0
+        kind = OTHERS[(calls if calls <= len(OTHERS) else calls // ONE_IN) % len(OTHERS)] if is_other else PLAIN
         made += CONTAINERS_OF_A_DEATH if kind == "dies" else 1
         yield kind
 
