@@ -29,6 +29,7 @@ from pilotlight.config import Settings
 APPS = ("noop", "several", "numpy_", "pandas_", "web")
 NOOP, SEVERAL, NUMPY, PANDAS, WEB = (f"pilotlight-cold-{name}" for name in ("noop", "several", "numpy", "pandas", "web"))
 QUIET_S = 0.25  # between the end of one container and the next call: what is cleared away is not measured
+SETTLED_S = 3.0
 BURST_ROUNDS = 5
 MOMENT_S = 0.03
 BUSY = "while True: pass"
@@ -131,6 +132,15 @@ def memory(bench: Bench) -> Figures:
     return figures | {"a no-op's container": max(found)}
 
 
+def settle(settings: Settings) -> None:
+    """Return when no more is made ahead: templates of what was just deployed begin one after another."""
+    before, same_since = cold_state.groups(settings).keys(), time.monotonic()
+    while time.monotonic() - same_since < SETTLED_S:
+        time.sleep(QUIET_S)
+        if (now := cold_state.groups(settings).keys()) != before:
+            before, same_since = now, time.monotonic()
+
+
 def look_up(client: Process) -> None:
     """Look up every function that will be called."""
     wanted = {
@@ -163,6 +173,7 @@ def measure(bench: Bench, options: argparse.Namespace, directory: Path) -> dict[
                 busy.kill()
     if options.many:
         bench.running.deploy("bench.cold_functions.many")
+        settle(bench.settings)
         tables["with a thousand functions of ten images deployed, ms"] = in_turns(quiet, options.rounds)
     return tables
 
@@ -182,8 +193,10 @@ def main() -> None:
     with platform.running(options) as running, tempfile.TemporaryDirectory(prefix="pilotlight-cold-") as name:
         for module in APPS:
             running.deploy(f"bench.cold_functions.{module}")
+        settings = Settings(state=running.state)
+        settle(settings)
         with Process("cold-client", [sys.executable, "-m", "bench.cold_client"], Path(name), running.environment) as client:
-            tables = measure(Bench(running, client, Settings(state=running.state)), options, Path(name))
+            tables = measure(Bench(running, client, settings), options, Path(name))
     for title, rows in tables.items():
         show(title, transposed(rows) if "median" not in rows and "MiB" not in rows else rows, options.json)
     if options.plot:
