@@ -120,7 +120,7 @@ if in_template:
 """
 
 
-# The third process is the program's, in the spare's own groups.
+# Its second process, the init, is in the spare's own groups when it forks the third.
 HOGS_MEMORY = """
 if in_template:
     fork, depth = os.fork, 0
@@ -129,8 +129,8 @@ if in_template:
         pid = fork()
         if not pid:
             depth += 1
-            if depth == 3:
-                kept = b"x" * (400 << 20)
+        elif depth == 2:
+            kept = b"x" * (400 << 20)
         return pid
     os.fork = hog
 """
