@@ -24,7 +24,7 @@ from modal_proto.api_grpc import ModalClientStub
 
 from pilotlight.core import errors
 from pilotlight.core.rates import Paces
-from pilotlight.rpc.framework import Caller, Service
+from pilotlight.rpc.framework import REFUSED_HOLD_S, Caller, Service
 from pilotlight.wire import bulk
 from pilotlight.wire.listening import STREAMS_PER_CONNECTION, Server
 from pilotlight.wire.patience import Patience
@@ -343,6 +343,24 @@ def test_who_tries_many_tokens_on_a_connection_does_so_slowly() -> None:
                         answered += sum(isinstance(event, h2.events.ResponseReceived) for event in await guessing.events())
             assert answered < 1000, answered
             guessing.socket.close()
+
+    within(scenario)
+
+
+def test_wrong_tokens_hold_up_nobody_who_shares_the_connection() -> None:
+    """A proxy has one connection for all of its clients."""
+
+    async def scenario() -> None:
+        async with Serving(Patience()) as serving, serving.channel() as shared:
+            await hello(shared)
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            for _ in range(20):
+                with pytest.raises(GRPCError) as refused:
+                    await ModalClientStub(shared).ClientHello(Empty())
+                assert refused.value.status is Status.UNAUTHENTICATED
+                await hello(shared)
+            assert loop.time() - began < 20 * REFUSED_HOLD_S
 
     within(scenario)
 

@@ -26,7 +26,9 @@ from pilotlight.wire.listening import watch_of
 
 log = structlog.get_logger()
 
-REFUSED_HOLD_S = 1.0  # nothing more is read of a connection on which a token was wrong: who guesses does so slowly
+# Nothing more is read of a connection on which a token was wrong, and none was right: who guesses does so slowly. Behind a proxy
+# one connection has the requests of many people: those of a stranger must not hold up the others.
+REFUSED_HOLD_S = 1.0
 
 STATUS: dict[type[errors.PilotlightError], Status] = {
     errors.InvalidInput: Status.INVALID_ARGUMENT,
@@ -188,7 +190,7 @@ class Service:
         try:
             caller = self._authenticate(stream.metadata)
         except errors.PilotlightError as error:
-            if watch is not None and isinstance(error, errors.BadCredentials | errors.OverLimit):
+            if watch is not None and not watch.is_proved and isinstance(error, errors.BadCredentials | errors.OverLimit):
                 watch.hold(REFUSED_HOLD_S)
             raise _to_grpc(error, name) from None
         if watch is not None:

@@ -66,7 +66,7 @@ class Watch:
         self._is_choked = is_choked
         self._loop = asyncio.get_running_loop()
         self._began_at = self._loop.time()
-        self._is_proved = False
+        self.is_proved = False  # a request was accepted
         self._was_heard = False
         self._asked = 0  # for a sign of life: 1; looked for it once more: 2
         self._choked_since: float | None = None
@@ -87,7 +87,7 @@ class Watch:
 
     def proved(self) -> None:
         """A request was accepted."""
-        self._is_proved = True
+        self.is_proved = True
 
     def requested(self) -> None:
         """A request has begun."""
@@ -163,7 +163,7 @@ class Watch:
     def _judge(self) -> tuple[str, float]:
         """What is wrong, or in how many seconds to look again."""
         patience, now = self._patience, self._loop.time()
-        if not self._is_proved and now - self._began_at >= patience.first_request_s:
+        if not self.is_proved and now - self._began_at >= patience.first_request_s:
             return "it has asked for nothing that was accepted", 0.0
         if self._transport.get_write_buffer_size() > UNREAD_BYTES:
             return "it does not read what it is sent", 0.0
