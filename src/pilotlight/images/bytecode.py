@@ -10,7 +10,9 @@ import base64
 import binascii
 import contextlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.util import source_from_cache
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 import structlog
@@ -21,18 +23,19 @@ from pilotlight.images.layers import LayerStore, definition_id
 from pilotlight.images.mounts import Mounts, relative_path
 from pilotlight.images.probe import find_python
 from pilotlight.images.stages import state_of
-from pilotlight.images.steps import Command, Steps
+from pilotlight.images.steps import Command, StepFailed, Steps
 from pilotlight.images.surroundings import Surroundings
 from pilotlight.wire import platform_pb2
 
 log = structlog.get_logger()
 
-RECIPE = 1  # raise it when what is made changes
+RECIPE = 2  # raise it when what is made changes
 MOST_SOURCES = 1_000  # of one function; the others are compiled where they are imported
 MOST_BYTES = 32 << 20  # of what the container says
 MEMORY_MIB = 512
 TIMEOUT_S = 60.0
 _TAG = re.compile(r"[a-z]+-[0-9]{2,4}[a-z]{0,2}")
+_LINE = re.compile(r"([0-9]{1,6}) ([0-9]{1,9}) ([A-Za-z0-9+/=]+)")  # which source, length of its bytecode, bytecode
 _CHECKED = 3  # flags of PEP 552: by a hash, which is checked
 # It runs in whatever Python the image has, 3.8 included; without `site`, so that no package of the image is imported.
 _SCRIPT = f"""
@@ -46,7 +49,7 @@ for number, path in enumerate(sys.argv[1:]):
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         continue
     pyc = importlib.util.MAGIC_NUMBER + ({_CHECKED}).to_bytes(4, "little") + importlib.util.source_hash(source) + code
-    print(number, base64.b64encode(pyc).decode())
+    print(number, len(pyc), base64.b64encode(pyc).decode())
 """
 
 
@@ -70,9 +73,14 @@ class Bytecode:
         return self._made.path(layer_id) if self._made.has(layer_id) else None
 
     async def make(self, request: platform_pb2.StartTask) -> None:
-        """Make the layer for tasks like this, unless it is there. What can't be compiled stays source."""
-        sources = _sources(request)
-        if not sources or self._made.has(_layer_id(request)):
+        """Make the layer for tasks like this, unless it is there. What can't be compiled stays source.
+
+        Errors: StepFailed where the compiler did not come to its end; nothing is kept then.
+        """
+        if not request.mounts or self._made.has(_layer_id(request)):
+            return
+        sources = await asyncio.to_thread(_sources, request)
+        if not sources:
             return
         async with self._one:
             layers = self._images.paths(request.layers)
@@ -105,21 +113,26 @@ class Bytecode:
         args = (python, "-I", "-S", "-B", "-c", _SCRIPT, *(f"/{path}" for path in sources))
         command = Command(layers, args, user="0", block_network=True)
         async with asyncio.timeout(TIMEOUT_S):
-            await self._steps.run(command, said.receive)
-        return compiled_of(said.text, sources)
+            ended, _ = await self._steps.run(command, said.receive)
+        if ended.code:  # what it said may lack its end, and what is kept is kept for good
+            how = "ran out of memory and was killed" if ended.oom_killed else f"ended with exit code {ended.code}"
+            raise StepFailed(f"The compiler {how}.")
+        return await asyncio.to_thread(compiled_of, said.text, sources)
 
 
 class _Said:
-    """What the container printed, up to a limit."""
+    """What the container printed, up to a limit: from the first piece on that is too much, nothing is heard."""
 
     def __init__(self, limit: int) -> None:
         self._pieces: list[str] = []
         self._left = limit
 
     def receive(self, fd: int, text: str) -> None:
-        if fd == 1 and len(text) <= self._left:
+        if fd != 1:
+            return
+        self._left -= len(text)
+        if self._left >= 0:
             self._pieces.append(text)
-            self._left -= len(text)
 
     @property
     def text(self) -> str:
@@ -127,18 +140,23 @@ class _Said:
 
 
 def compiled_of(said: str, sources: tuple[str, ...]) -> dict[str, bytes]:
-    """Paths below the root and contents, as a container says that they are: it may say anything, and is heard on these alone."""
-    tag, *lines = said.splitlines() or [""]
+    """Paths below the root and contents, as a container says that they are: it may say anything, and is heard on these alone.
+
+    Bytecode that lacks a part breaks its import for good, so a line counts only with its end, and with the length that it names.
+    """
+    tag, *lines = said.split("\n")[:-1] or [""]
     if not _TAG.fullmatch(tag):
         return {}
     found: dict[str, bytes] = {}
     for line in lines:
-        number, _, encoded = line.partition(" ")
-        if not encoded or not number.isdecimal() or len(number) > 6 or int(number) >= len(sources):
+        match = _LINE.fullmatch(line)
+        if match is None or int(match[1]) >= len(sources):
             continue
-        source = PurePosixPath(sources[int(number)])
-        with contextlib.suppress(binascii.Error, ValueError):
-            found[str(source.parent / "__pycache__" / f"{source.stem}.{tag}.pyc")] = base64.b64decode(encoded, validate=True)
+        source = PurePosixPath(sources[int(match[1])])
+        with contextlib.suppress(binascii.Error):
+            code = base64.b64decode(match[3], validate=True)
+            if len(code) == int(match[2]):
+                found[str(source.parent / "__pycache__" / f"{source.stem}.{tag}.pyc")] = code
     return found
 
 
@@ -154,15 +172,18 @@ def _write(content: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _sources(request: platform_pb2.StartTask) -> tuple[str, ...]:
-    """The mounted Python files that have no bytecode of their own beside them; paths below the root."""
+    """The mounted Python files that have no bytecode of their own beside them; paths below the root. Blocks where they are many."""
     paths = dict.fromkeys(relative_path(entry.path) for mount in request.mounts for entry in mount.files)
-    shipped = {path for path in paths if path.endswith(".pyc")}
-    return tuple(path for path in paths if path.endswith(".py") and not _is_shipped(path, shipped))[:MOST_SOURCES]
+    compiled = set(_shipped(paths))
+    return tuple(islice((path for path in paths if path.endswith(".py") and path not in compiled), MOST_SOURCES))
 
 
-def _is_shipped(path: str, shipped: Iterable[str]) -> bool:
-    source = PurePosixPath(path)
-    return any(other.startswith(f"{source.parent}/__pycache__/{source.stem}.") for other in shipped)
+def _shipped(paths: Iterable[str]) -> Iterator[str]:
+    """The sources that have bytecode among these files."""
+    for path in paths:
+        if path.endswith(".pyc"):
+            with contextlib.suppress(ValueError):  # it lies where no interpreter looks for that of a source
+                yield source_from_cache(path)
 
 
 def _layer_id(request: platform_pb2.StartTask) -> str:

@@ -14,11 +14,12 @@ from pilotlight.core.errors import Busy
 from pilotlight.images.bytecode import Bytecode
 from pilotlight.images.layers import LayerStore, definition_id
 from pilotlight.images.mounts import LocalContent, Mounts
+from pilotlight.images.steps import StepFailed
 from pilotlight.images.surroundings import Surroundings
 from pilotlight.wire import platform_pb2
 
 IMAGE = definition_id("image")
-SAID = f"cpython-311\n0 {base64.b64encode(b'bytecode').decode()}\n1 !\n".encode()
+SAID = f"cpython-311\n0 8 {base64.b64encode(b'bytecode').decode()}\n1 !\n".encode()
 
 
 class Runtime:
@@ -27,6 +28,7 @@ class Runtime:
     def __init__(self) -> None:
         self.started: list[ContainerSpec] = []
         self.is_busy = False
+        self.exit_code = 0
 
     async def start(self, spec: ContainerSpec, on_output: OnOutput) -> Any:
         if self.is_busy:
@@ -36,7 +38,7 @@ class Runtime:
         return self
 
     async def wait(self) -> Exit:
-        return Exit(0, False, 0, 0.0)
+        return Exit(self.exit_code, self.exit_code == 137, 0, 0.0)
 
 
 class Place:
@@ -114,6 +116,11 @@ def test_what_fails_leaves_nothing_and_is_tried_again(tmp_path: Path) -> None:
             await place.bytecode.make(place.task)
         assert place.bytecode.layer(place.task) is None
         place.runtime.is_busy = False
+        place.runtime.exit_code = 137
+        with pytest.raises(StepFailed, match="memory"):
+            await place.bytecode.make(place.task)
+        assert place.bytecode.layer(place.task) is None
+        place.runtime.exit_code = 0
         await place.bytecode.make(place.task)
         assert place.bytecode.layer(place.task) is not None
 

@@ -14,11 +14,11 @@ SOURCES = ("root/program.py", "root/package/part.py")
 
 
 def said(*lines: str) -> str:
-    return "\n".join(lines)
+    return "".join(f"{line}\n" for line in lines)
 
 
 def encoded(data: bytes) -> str:
-    return base64.b64encode(data).decode()
+    return f"{len(data)} {base64.b64encode(data).decode()}"
 
 
 def test_each_file_lies_where_the_interpreter_looks_for_it() -> None:
@@ -32,15 +32,40 @@ def test_whatever_else_it_says_is_not_heard() -> None:
     assert not compiled_of("", SOURCES)
     assert not compiled_of(said("../../etc", f"0 {encoded(b'one')}"), SOURCES)
     assert not compiled_of(said("cpython-311/..", f"0 {encoded(b'one')}"), SOURCES)
-    wrong = ("7 QQ==", "-1 QQ==", "x QQ==", "0 not base64!", "0")
+    wrong = ("7 1 QQ==", "-1 1 QQ==", "x 1 QQ==", "0 1 not base64!", "0 1 QQ=", "0 1", "0", "0 QQ==", "0 2 QQ==", "0 x QQ==")
     found = compiled_of(said("cpython-311", *wrong, f"1 {encoded(b'two')}"), SOURCES)
     assert found == {"root/package/__pycache__/part.cpython-311.pyc": b"two"}
 
 
+def test_a_line_that_lacks_its_end_is_not_heard() -> None:
+    whole = said("cpython-311", f"0 {encoded(b'a file of bytecode')}")
+    for length in range(len(whole)):
+        assert not compiled_of(whole[:length], SOURCES)
+    assert compiled_of(whole, SOURCES)
+
+
+def test_after_too_much_was_said_nothing_is_heard() -> None:
+    heard = bytecode._Said(4)
+    for fd, text in ((1, "ab"), (2, "error"), (1, "c"), (1, "de"), (1, "f")):
+        heard.receive(fd, text)
+    assert heard.text == "abc"
+
+
 def test_what_has_bytecode_of_its_own_is_left_alone() -> None:
-    paths = ("/root/a.py", "/root/b.py", "/root/__pycache__/b.cpython-312.pyc", "/root/data.txt")
-    mount = platform_pb2.Mount(files=[platform_pb2.MountEntry(path=path) for path in paths])
-    assert bytecode._sources(platform_pb2.StartTask(mounts=[mount])) == ("root/a.py",)
+    sources = ("a.py", "b.py", "c.py", "d.py", "data.txt", "part/b.py")
+    shipped = ("__pycache__/b.cpython-312.pyc", "__pycache__/c.cpython-312.opt-1.pyc", "d.cpython-312.pyc", "d.pyc")
+    mount = platform_pb2.Mount(files=[platform_pb2.MountEntry(path=f"/root/{path}") for path in (*sources, *shipped)])
+    expected = tuple(f"root/{path}" for path in ("a.py", "d.py", "part/b.py"))
+    assert bytecode._sources(platform_pb2.StartTask(mounts=[mount])) == expected
+
+
+def test_of_very_many_files_the_first_are_compiled() -> None:
+    mounts = [
+        platform_pb2.Mount(files=[platform_pb2.MountEntry(path=f"/root/{kind}/{at}.py") for at in range(bytecode.MOST_SOURCES)])
+        for kind in "ab"
+    ]
+    sources = bytecode._sources(platform_pb2.StartTask(mounts=mounts))
+    assert sources == tuple(f"root/a/{at}.py" for at in range(bytecode.MOST_SOURCES))
 
 
 def test_the_interpreter_takes_it_until_the_source_changes(tmp_path: Path) -> None:
