@@ -13,6 +13,7 @@ from typing import Any
 import modal
 
 APP = "probe"
+SECRET = {"PROBE_SECRET": "kept", "TZ": "PROBE-5:30"}
 app = modal.App(APP, image=modal.Image.debian_slim().pip_install("numpy==2.2.6").add_local_python_source("probing"))
 STARTS_TRIED = 20
 
@@ -24,7 +25,7 @@ def look() -> dict[str, Any]:
     return {"seen": probing.seen(), "unique": probing.unique(), "checks": probing.checks(), "warm": probing.is_warm()}
 
 
-@app.function(single_use_containers=True, timeout=100, secrets=[modal.Secret.from_dict({"PROBE_SECRET": "kept"})])
+@app.function(single_use_containers=True, timeout=100, secrets=[modal.Secret.from_dict(SECRET)])
 def forked() -> dict[str, Any]:
     return look()
 
@@ -33,7 +34,7 @@ def forked() -> dict[str, Any]:
 @app.function(
     single_use_containers=True,
     timeout=100,
-    secrets=[modal.Secret.from_dict({"PROBE_SECRET": "kept", "PYTHON_OF_ITS_OWN": "1"})],
+    secrets=[modal.Secret.from_dict({**SECRET, "PYTHON_OF_ITS_OWN": "1"})],
 )
 def ordinary() -> dict[str, Any]:
     return look()

@@ -119,7 +119,7 @@ def _identity() -> dict[str, Any]:
         },
         "CPU time is its own": time.process_time() < 5 and resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime < 5,
         "threads": len(os.listdir("/proc/self/task")),
-        "time zone": time.tzname,
+        "time zone": [time.tzname, time.timezone, time.strftime("%H:%M %Z", time.localtime(0))],
     }
 
 

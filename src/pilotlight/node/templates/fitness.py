@@ -13,6 +13,7 @@ from pilotlight.core.containers import ContainerSpec, Recipe
 _PREFIXES = (
     *("PYTHON", "LD_", "LC_", "MALLOC_", "GLIBC_", "OPENSSL_"),
     *("OMP_", "OPENBLAS_", "MKL_", "KMP_", "GOTO_", "BLIS_", "NUMEXPR_", "VECLIB_", "RAYON_"),
+    *("GOMP_", "NPY_", "ARROW_"),
 )
 _NAMES = ("LANG", "LANGUAGE", "LOCPATH", "NLSPATH")
 MAX_ENVIRONMENT_BYTES = 64 * 1024  # it is handed over in one message

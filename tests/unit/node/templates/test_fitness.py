@@ -19,7 +19,10 @@ def test_what_only_the_program_reads_may_differ() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["PYTHONHASHSEED", "PYTHONPATH", "LD_PRELOAD", "LC_ALL", "LANG", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MODAL_PROFILE"],
+    [
+        *("PYTHONHASHSEED", "PYTHONPATH", "LD_PRELOAD", "LC_ALL", "LANG"),
+        *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "GOMP_SPINCOUNT", "NPY_DISABLE_CPU_FEATURES", "MODAL_PROFILE"),
+    ],
 )
 def test_what_is_read_at_the_start_may_not(name: str) -> None:
     spec = replace(SPEC, env={**SPEC.env, name: "other"})

@@ -51,6 +51,7 @@ def begin(env: dict[str, str], cwd: str, changed: list[str]) -> None:
     os.environ.update(env)
     posix.environ.clear()
     posix.environ.update(encoded)
+    time.tzset()  # the C library reads TZ when it is first asked for the time, and `time` at its import
     os.chdir(cwd)
     forget_directories(changed)
     if "logging" in sys.modules:
