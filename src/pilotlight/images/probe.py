@@ -104,7 +104,7 @@ def sweep(directory: Path, is_there: Callable[[str], bool]) -> int:
 
 
 def _kept(path: Path) -> ImageFacts | None:
-    with suppress(FileNotFoundError, KeyError):
+    with suppress(FileNotFoundError, KeyError, TypeError, ValueError):  # of another version, or cut short: asked anew
         return ImageFacts(**json.loads(path.read_text())["facts"])
     return None
 
