@@ -94,7 +94,7 @@ def _chosen(connection: Connection, app_id: str, base_id: str, function_id: str,
 
 def _info(row: Row[*tuple[Any, ...]], task_id: str) -> Info:
     info = Info(function_call_id=row.call_id, enqueued_at=_timestamp(row.called_at))
-    if row.item is None:
+    if row.status is None:
         running, pending = api_pb2.FUNCTION_CALL_INPUT_STATUS_RUNNING, api_pb2.FUNCTION_CALL_INPUT_STATUS_PENDING
         info.status = running if task_id else pending
         if task_id:
@@ -103,10 +103,9 @@ def _info(row: Row[*tuple[Any, ...]], task_id: str) -> Info:
     info.status = _STATUS.get(row.status, api_pb2.FUNCTION_CALL_INPUT_STATUS_FAILURE)
     if row.task_id:
         info.container_id = row.task_id
-    item = api_pb2.FunctionGetOutputsItem.FromString(row.item)
-    if item.input_started_at:
-        info.started_at.CopyFrom(_timestamp(item.input_started_at))
-        info.execution_time_seconds = max(0.0, item.output_created_at - item.input_started_at)
+    if row.started_at is not None:
+        info.started_at.CopyFrom(_timestamp(row.started_at))
+        info.execution_time_seconds = max(0.0, row.ended_at - row.started_at)
     return info
 
 

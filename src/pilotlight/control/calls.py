@@ -287,6 +287,7 @@ class Calls:
                     "status": item.result.status,
                     "task_id": item.task_id,
                     "created_at": item.output_created_at,
+                    "started_at": item.input_started_at or None,
                     "retry_count": live.retry_count,
                 }
             )

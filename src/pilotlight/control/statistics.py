@@ -25,6 +25,7 @@ RANKED_VARIANTS = 10_000  # up to so many are listed by how many containers they
 VARIANTS_PER_PAGE = 1_000
 
 Result = api_pb2.GenericResult
+Rows = Sequence[Row[*tuple[Any, ...]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +132,9 @@ class Statistics:
             report = FunctionReport(variants=len(bound))
             for row in store.outcomes(connection, chosen, span.since, span.until, task_id):
                 report.inputs.add(row.status, row.n)
-            for row in store.newest_outputs(connection, chosen, span.since, span.until, task_id, SAMPLED_OUTPUTS):
-                _take_times(report, row)
+            newest = store.newest_outputs(connection, chosen, span.since, span.until, task_id, SAMPLED_OUTPUTS)
+            report.execution_s = [seconds for _, seconds in execution(newest)]
+            report.latency_s = [seconds for _, seconds in latency(newest)]
             if not task_id:
                 report.unfinished_at_end = store.unfinished_at(connection, chosen, span.until)
             for row in store.tasks_within(connection, record.app_id, span.since, span.until):
@@ -182,9 +184,12 @@ class Statistics:
         return page, False, (last.created_at, last.function_id) if last is not None else None
 
 
-def _take_times(report: FunctionReport, row: Row[*tuple[Any, ...]]) -> None:
-    item = api_pb2.FunctionGetOutputsItem.FromString(row.item)
-    if item.input_started_at:
-        report.execution_s.append(max(0.0, item.output_created_at - item.input_started_at))
-        if row.kind == api_pb2.FUNCTION_CALL_TYPE_UNARY:
-            report.latency_s.append(max(0.0, row.created_at - row.called_at))
+def execution(outputs: Rows) -> list[tuple[float, float]]:
+    """(when it ended, seconds) of each input that ran."""
+    return [(row.ended_at, max(0.0, row.ended_at - row.started_at)) for row in outputs]
+
+
+def latency(outputs: Rows) -> list[tuple[float, float]]:
+    """(when it ended, seconds from the call) of those that were alone in their calls."""
+    unary = api_pb2.FUNCTION_CALL_TYPE_UNARY
+    return [(row.ended_at, max(0.0, row.ended_at - row.called_at)) for row in outputs if row.kind == unary]

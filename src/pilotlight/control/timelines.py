@@ -12,7 +12,7 @@ from modal_proto import api_pb2
 from sqlalchemy import Connection, Row
 
 from pilotlight.control.functions import Functions
-from pilotlight.control.statistics import SAMPLED_OUTPUTS
+from pilotlight.control.statistics import SAMPLED_OUTPUTS, Rows, execution, latency
 from pilotlight.core import timelines
 from pilotlight.core.statistics import is_error
 from pilotlight.core.timelines import Family, Groups, Values, Window
@@ -23,7 +23,6 @@ from pilotlight.store.database import Database
 SAMPLED_REQUESTS = 10_000  # the newest ones, of which times are taken
 
 Result = api_pb2.GenericResult
-Rows = Sequence[Row[*tuple[Any, ...]]]
 
 _OUTCOMES = {
     Result.GENERIC_STATUS_SUCCESS: "successful_calls",
@@ -86,13 +85,13 @@ class Timelines:
     def _of_calls(self, connection: Connection, ids: Sequence[str], buckets: Window) -> dict[str, Values]:
         span = (buckets.since, buckets.until)
         moments: dict[str, list[tuple[float, int]]] = {name: [] for name in (*_OUTCOMES.values(), "failed_calls")}
-        for row in store.outcomes(connection, ids, *span, buckets.bucket_s):
+        for row in rows_of.outcomes_over_time(connection, ids, *span, buckets.bucket_s):
             moments[_OUTCOMES.get(row.status, "failed_calls")].append((row.start, row.n))
         moments["new_calls"] = [(row.start, row.n) for row in rows_of.input_counts(connection, ids, *span, buckets.bucket_s)]
-        execution, latency = _times(rows_of.newest_outputs(connection, ids, *span, "", SAMPLED_OUTPUTS))
+        newest = rows_of.newest_outputs(connection, ids, *span, "", SAMPLED_OUTPUTS)
         values = {f"{name}_count": timelines.counts(buckets, of_name) for name, of_name in moments.items()}
-        values |= _named("execution_time", timelines.spread(buckets, execution))
-        values |= _named("latency", timelines.spread(buckets, latency))
+        values |= _named("execution_time", timelines.spread(buckets, execution(newest)))
+        values |= _named("latency", timelines.spread(buckets, latency(newest)))
         now = self._now()
         return _known(buckets, values, now - self._result_ttl_s, now)
 
@@ -144,19 +143,6 @@ def _spans(
 ) -> list[tuple[float, float, float]]:
     """From the moment in that column to the end of each container."""
     return [(getattr(row, since), row.finished_at if row.finished_at is not None else buckets.until, amount(row)) for row in rows]
-
-
-def _times(rows: Rows) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
-    """(when it ended, seconds) of inputs: how long they ran, and how long those took that were alone in their call."""
-    execution: list[tuple[float, float]] = []
-    latency: list[tuple[float, float]] = []
-    for row in rows:
-        item = api_pb2.FunctionGetOutputsItem.FromString(row.item)
-        if item.input_started_at:
-            execution.append((row.created_at, max(0.0, item.output_created_at - item.input_started_at)))
-            if row.kind == api_pb2.FUNCTION_CALL_TYPE_UNARY:
-                latency.append((row.created_at, max(0.0, row.created_at - row.called_at)))
-    return execution, latency
 
 
 def _named(base: str, values: Mapping[str, Values]) -> dict[str, Values]:

@@ -25,25 +25,35 @@ def outcomes(
     connection: Connection, function_ids: Sequence[str], since: float, until: float, task_id: str
 ) -> list[Row[*tuple[Any, ...]]]:
     """(function_id, status, n) of the inputs that ended within the span; of one container, if one is named."""
-    joined = outputs.join(calls, calls.c.call_id == outputs.c.call_id)
-    query = select(calls.c.function_id, outputs.c.status, func.count().label("n")).select_from(joined)
-    query = query.where(calls.c.function_id.in_(function_ids), outputs.c.created_at >= since, outputs.c.created_at < until)
-    if task_id:
-        query = query.where(outputs.c.task_id == task_id)
+    query = _ended_within(function_ids, since, until, task_id)
+    query = query.add_columns(calls.c.function_id, outputs.c.status, func.count().label("n"))
     return list(connection.execute(query.group_by(calls.c.function_id, outputs.c.status)))
+
+
+def outcomes_over_time(
+    connection: Connection, function_ids: Sequence[str], since: float, until: float, bucket_s: int
+) -> list[Row[*tuple[Any, ...]]]:
+    """(start, status, n) of the inputs that ended within the span, by buckets of so many seconds."""
+    start = (func.floor((outputs.c.created_at - since) / bucket_s) * bucket_s + since).label("start")
+    query = _ended_within(function_ids, since, until, "").add_columns(start, outputs.c.status, func.count().label("n"))
+    return list(connection.execute(query.group_by(start, outputs.c.status)))
 
 
 def newest_outputs(
     connection: Connection, function_ids: Sequence[str], since: float, until: float, task_id: str, limit: int
 ) -> list[Row[*tuple[Any, ...]]]:
-    """(item, created_at, kind, called_at) of the last inputs that ended within the span."""
-    joined = outputs.join(calls, calls.c.call_id == outputs.c.call_id)
-    columns = (outputs.c.item, outputs.c.created_at, calls.c.kind, calls.c.created_at.label("called_at"))
-    query = select(*columns).select_from(joined)
-    query = query.where(calls.c.function_id.in_(function_ids), outputs.c.created_at >= since, outputs.c.created_at < until)
-    if task_id:
-        query = query.where(outputs.c.task_id == task_id)
+    """(started_at, ended_at, kind, called_at) of the last inputs that ran and ended within the span."""
+    times = (outputs.c.started_at, outputs.c.created_at.label("ended_at"), calls.c.created_at.label("called_at"))
+    query = _ended_within(function_ids, since, until, task_id).add_columns(*times, calls.c.kind)
+    query = query.where(outputs.c.started_at.is_not(None))
     return list(connection.execute(query.order_by(outputs.c.created_at.desc()).limit(limit)))
+
+
+def _ended_within(function_ids: Sequence[str], since: float, until: float, task_id: str) -> Select[*tuple[Any, ...]]:
+    at = outputs.c.created_at
+    query = select().select_from(outputs.join(calls, calls.c.call_id == outputs.c.call_id))
+    query = query.where(calls.c.function_id.in_(function_ids), at >= since, at < until)
+    return query.where(outputs.c.task_id == task_id) if task_id else query
 
 
 def unfinished_at(connection: Connection, function_ids: Sequence[str], until: float) -> int:
@@ -78,9 +88,9 @@ def newest_inputs(connection: Connection, function_ids: Sequence[str], limit: in
 def inputs_between(
     connection: Connection, function_ids: Sequence[str], since: float, until: float, limit: int
 ) -> list[Row[*tuple[Any, ...]]]:
-    """(input_id, call_id, called_at, item, status, task_id) of the inputs of calls of the span, oldest first.
+    """(input_id, call_id, called_at, status, task_id, started_at, ended_at) of the inputs of calls of the span, oldest first.
 
-    The last three are None for inputs without an output.
+    The last four are None for inputs without an output.
     """
     query = _inputs_of(function_ids).where(calls.c.created_at >= since, calls.c.created_at < until)
     return list(connection.execute(query.order_by(calls.c.created_at, inputs.c.idx).limit(limit)))
@@ -100,6 +110,6 @@ def input_counts(
 def _inputs_of(function_ids: Sequence[str]) -> Select[*tuple[Any, ...]]:
     joined = calls.join(inputs, inputs.c.call_id == calls.c.call_id)
     joined = joined.outerjoin(outputs, outputs.c.input_id == inputs.c.input_id)
-    columns = (inputs.c.input_id, calls.c.call_id, calls.c.created_at.label("called_at"))
-    query = select(*columns, outputs.c.item, outputs.c.status, outputs.c.task_id).select_from(joined)
+    of_output = (outputs.c.status, outputs.c.task_id, outputs.c.started_at, outputs.c.created_at.label("ended_at"))
+    query = select(inputs.c.input_id, calls.c.call_id, calls.c.created_at.label("called_at"), *of_output).select_from(joined)
     return query.where(calls.c.function_id.in_(function_ids))

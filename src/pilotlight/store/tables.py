@@ -314,6 +314,7 @@ outputs = Table(
     Column("status", Integer, nullable=False),  # modal.client.GenericResult.GenericStatus
     Column("task_id", String),
     Column("created_at", Float, nullable=False),
+    Column("started_at", Float),  # when a container began with the input; None: none did, or it is not known
     Index("outputs_by_call", "call_id", "seq"),
     Index("outputs_by_age", "created_at"),
 )

@@ -1,24 +1,10 @@
-"""What the rows of outputs and requests say, by buckets of time."""
+"""What the rows of requests say, by buckets of time."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, func, select
 
 from pilotlight.store.output_tables import web_requests
-from pilotlight.store.tables import calls, outputs
-
-
-def outcomes(
-    connection: Connection, function_ids: Sequence[str], since: float, until: float, bucket_s: int
-) -> list[Row[*tuple[Any, ...]]]:
-    """(start, status, n) of the inputs that ended within the span."""
-    at = outputs.c.created_at
-    start = _start(at, bucket_s)
-    query = select(start, outputs.c.status, func.count().label("n"))
-    query = query.select_from(outputs.join(calls, calls.c.call_id == outputs.c.call_id))
-    query = query.where(calls.c.function_id.in_(function_ids), at >= since, at < until)
-    return list(connection.execute(query.group_by(start, outputs.c.status)))
 
 
 def requests(connection: Connection, function_id: str, since: float, until: float, bucket_s: int) -> list[Row[*tuple[Any, ...]]]:

@@ -181,3 +181,14 @@ def test_a_server_that_is_started_again_does_not_look_again(tmp_path: Path, monk
     (tmp_path / "run" / opening.CHECKED_FILE).write_text("1")  # by another supervisor, in another life
     Opened(tmp_path)
     assert looks == [tmp_path / "pilotlight.db", tmp_path / "output.db"]
+
+
+def test_outputs_of_an_older_schema_stay_and_when_they_started_is_not_known(tmp_path: Path) -> None:
+    path = tmp_path / "pilotlight.db"
+    older(path, "0002")
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("INSERT INTO outputs VALUES ('in-1', 'fc-1', 0, 1, x'00', 1, 'ta-1', 5.0)")
+        connection.commit()
+    Opened(tmp_path)
+    with closing(sqlite3.connect(path)) as connection:
+        assert list(connection.execute("SELECT input_id, created_at, started_at FROM outputs")) == [("in-1", 5.0, None)]
