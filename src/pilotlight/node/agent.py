@@ -143,6 +143,8 @@ class Agent:
         for task in self._tasks.values():
             task.stop(grace_s=CLOSE_GRACE_S)
         await self._builds.close()
+        if self.ahead is not None:
+            await self.ahead.close()
         if self._running:
             _, late = await asyncio.wait(self._running, timeout=CLOSE_LIMIT_S)
             for task in late:
@@ -184,7 +186,7 @@ class Agent:
                 self._spawn(self._collect(command.collect_layers))
             case "expect_task":
                 if self.ahead is not None:
-                    self._spawn(self.ahead.prepare(command.expect_task.like))
+                    self.ahead.expect(command.expect_task.like)
             case other:
                 log.warning("command_ignored", command=other)
 
