@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import FIRST_BUILD_S, Platform, cgroups, content
+from conftest import FIRST_BUILD_S, PROGRAMS, Platform, cgroups, content
 
 from pilotlight.config import SETTINGS_FILE, Settings
 from pilotlight.node.templates.bursts import MOST_SPARES
@@ -142,9 +142,11 @@ def test_templates_go_with_an_agent_that_is_killed(warm: Platform) -> None:
     assert "'warm': True" in warm.run("-c", CALL_UNTIL_WARM).out
 
 
-def test_what_was_deployed_and_never_called_is_forked_at_its_first_call(warm: Platform) -> None:
+def test_what_was_deployed_and_never_called_is_forked_at_its_first_call(warm: Platform, tmp_path: Path) -> None:
+    program = tmp_path / "expected.py"  # with an image that nobody has used yet, though the platform may have been kept
+    program.write_text((PROGRAMS / program.name).read_text().replace("echo expected", f"echo {time.time_ns()}"))
     before = {template["image_id"] for template in warm.status()["templates"]}
-    warm.modal("deploy", "expected.py", deadline_s=FIRST_BUILD_S)
+    warm.modal("deploy", str(program), deadline_s=FIRST_BUILD_S)
     until(lambda: {template["image_id"] for template in warm.status()["templates"]} > before, EXPECTED_S)
     called = "import modal; print(modal.Function.from_name('expected', 'is_warm').remote())"
     assert warm.run("-c", called).out.strip() == "True"
