@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import pytest
 
-from pilotlight.node import syscalls, tracing
+from pilotlight.node import observed, syscalls, tracing
 from pilotlight.node.observed import Observed, observe, own_namespaces
 from pilotlight.node.tracing import Held, trial
 
@@ -110,6 +110,14 @@ def test_memory_that_others_may_share_is_told(looking: Looking) -> None:
     found = seen(looking, lambda: kept.append(mmap.mmap(-1, 4096, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)))
     assert not any(" rw-s " in line for line in before)
     assert [line.split()[1] for line in set(found.shared_memory) - set(before)] == ["rw-s"]
+
+
+def test_no_more_is_read_than_there_is_a_limit_for(looking: Looking, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(observed, "MOST_DESCRIPTORS", 8)
+    monkeypatch.setattr(observed, "MOST_BYTES", 2048)
+    found = seen(looking, lambda: [os.dup(0) for _ in range(9)].clear())
+    assert "more than 8 files are open" in found.unread and len(found.descriptors) == 8
+    assert "maps has more than 0 MiB" in found.unread and "cgroup has more than 0 MiB" not in found.unread
 
 
 def test_a_table_of_open_files_that_two_have_is_told(looking: Looking) -> None:

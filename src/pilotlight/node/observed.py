@@ -24,6 +24,9 @@ _NS_GET_PARENT, _NS_GET_OWNER_UID = 0xB702, 0xB704
 _SHARABLE = {"its memory": 1, "its open files": 2, "its working directory": 3, "its signal handlers": 4}  # linux/kcmp.h
 _SHARED_MAPPING = re.compile(r"^[0-9a-f]+-[0-9a-f]+ [^ ]*s .*$", re.MULTILINE)
 _READ_BYTES = 1 << 20
+MOST_BYTES = 4 << 20  # of one file that is read: who has more mounts or mappings than that says is no container of ours
+MOST_DESCRIPTORS = 1024
+KEPT_BYTES = 256 << 10  # of the text of mounts that is parsed once for two processes
 SEEN_AT_A_TIME = 4  # containers that are looked at beside each other
 _NOWHERE = -1  # for paths that begin at the root
 
@@ -79,6 +82,7 @@ class Observed:
     filters: tuple[bytes, ...] | None = None
     filters_why: str = ""
     mountinfo: str = ""  # the text of `mounts`
+    unread: tuple[str, ...] = ()  # of what there was more than is looked at
 
     def field(self, name: str) -> str:
         """A line of /proc/PID/status, without its name; empty if this kernel has none."""
@@ -102,13 +106,14 @@ def observe(
     is no such process (any more).
     """
     place = os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    unread: list[str] = []
     try:
-        status = parse_status(_text(place, "status"))
+        status = parse_status(_text(place, "status", unread))
         user_parent, user_owner = _user_namespace_of(place)
         namespaces = {name: os.stat(f"ns/{name}", dir_fd=place).st_ino for name in NAMESPACES}
         is_known = beside is not None and beside.namespaces["mnt"] == namespaces["mnt"]
-        own_view = _text(place, "mountinfo")
-        whole = beside.mountinfo if beside is not None and is_known else _mountinfo_of_namespace(place)
+        own_view = _text(place, "mountinfo", unread)
+        whole = beside.mountinfo if beside is not None and is_known else _mountinfo_of_namespace(place, unread)
         program = os.stat("exe", dir_fd=place)
         filters, why = _filters(held)
         return Observed(
@@ -117,21 +122,22 @@ def observe(
             namespaces=namespaces,
             user_parent=user_parent,
             user_owner=user_owner,
-            uid_map=parse_id_map(_text(place, "uid_map")),
-            gid_map=parse_id_map(_text(place, "gid_map")),
-            groups=parse_groups(_text(place, "cgroup")),
+            uid_map=parse_id_map(_text(place, "uid_map", unread)),
+            gid_map=parse_id_map(_text(place, "gid_map", unread)),
+            groups=parse_groups(_text(place, "cgroup", unread)),
             mounts=parse_mounts(whole),
             is_root_of_namespace=own_view == whole,
             cwd_mount=_mount_of(place, "cwd"),
             program=(program.st_dev, program.st_ino),
-            interfaces=parse_interfaces(_text(place, "net/dev")),
-            descriptors=tuple(_descriptors(place)),
+            interfaces=parse_interfaces(_text(place, "net/dev", unread)),
+            descriptors=tuple(_descriptors(place, unread)),
             tracer=_other_tracer(status, held),
-            shared_memory=shared_mappings(_text(place, "maps")) if memory else (),
+            shared_memory=shared_mappings(_text(place, "maps", unread)) if memory else (),
             shared_with=tuple(_shared_with(pid, apart_from)),
             filters=filters,
             filters_why=why,
             mountinfo=whole,
+            unread=tuple(dict.fromkeys(unread)),
         )
     finally:
         os.close(place)
@@ -177,11 +183,19 @@ def parse_interfaces(text: str) -> frozenset[str]:
     return frozenset(line.partition(":")[0].strip() for line in text.splitlines()[2:])
 
 
-@functools.lru_cache(maxsize=2 * SEEN_AT_A_TIME)
 def parse_mounts(text: str) -> tuple[Mount, ...]:
     """/proc/PID/mountinfo; two processes of one namespace have the same text."""
+    return _kept_mounts(text) if len(text) <= KEPT_BYTES else _mounts(text)
+
+
+@functools.lru_cache(maxsize=2 * SEEN_AT_A_TIME)
+def _kept_mounts(text: str) -> tuple[Mount, ...]:
+    return _mounts(text)
+
+
+def _mounts(text: str) -> tuple[Mount, ...]:
     found: list[Mount] = []
-    for line in text.splitlines():
+    for line in filter(None, text.split("\n")):  # a name may have any other character that ends lines elsewhere
         left, _, right = line.partition(" - ")
         mount_id, _, device, root, point, options, *propagation = left.split(" ")
         kind = right.partition(" ")[0]
@@ -205,12 +219,19 @@ def shared_mappings(text: str) -> tuple[str, ...]:
 # ---- reading ----
 
 
-def _text(place: int, name: str) -> str:
+def _text(place: int, name: str, unread: list[str]) -> str:
+    """A file's whole lines, up to a limit; one that has more is named in `unread`."""
     fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=place)
     try:
         pieces: list[bytes] = []
+        left = MOST_BYTES
         while piece := os.read(fd, _READ_BYTES):
             pieces.append(piece)
+            left -= len(piece)
+            if left < 0:
+                unread.append(f"{name} has more than {MOST_BYTES >> 20} MiB")
+                pieces = [b"".join(pieces).rpartition(b"\n")[0]]
+                break
         return b"".join(pieces).decode(errors="surrogateescape")
     finally:
         os.close(fd)
@@ -234,7 +255,7 @@ def _user_namespace_of(place: int) -> tuple[int, int]:
         os.close(fd)
 
 
-def _mountinfo_of_namespace(place: int) -> str:
+def _mountinfo_of_namespace(place: int, unread: list[str]) -> str:
     """The mount namespace as seen from its own root: a process that only changed its root can't hide what lies beside it."""
     opened: list[int] = []
     try:
@@ -249,7 +270,7 @@ def _mountinfo_of_namespace(place: int) -> str:
         syscalls.unshare(syscalls.CLONE_FS)  # nothing, unless a thread that this one began shares its working directory
         syscalls.setns(there, syscalls.CLONE_NEWNS)
         try:
-            return _text(own, "mountinfo")  # between the two this thread names no path
+            return _text(own, "mountinfo", unread)  # between the two this thread names no path
         finally:
             syscalls.setns(home, syscalls.CLONE_NEWNS)
             os.fchdir(here)
@@ -262,7 +283,7 @@ def _mount_of(place: int, name: str) -> int:
     """The mount on which a link of /proc/PID leads; nothing is opened, so no file system is asked."""
     fd = os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=place)
     try:
-        return _mount_id(_text(_NOWHERE, f"/proc/self/fdinfo/{fd}"))
+        return _mount_id(_text(_NOWHERE, f"/proc/self/fdinfo/{fd}", []))
     finally:
         os.close(fd)
 
@@ -271,14 +292,19 @@ def _mount_id(text: str) -> int:
     return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("mnt_id:")), 0)
 
 
-def _descriptors(place: int) -> list[Descriptor]:
+def _descriptors(place: int, unread: list[str]) -> list[Descriptor]:
     directory = os.open("fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=place)
     try:
         found: list[Descriptor] = []
-        for entry in os.scandir(directory):
-            link = os.readlink(entry.name, dir_fd=directory)
-            # What has no path (a pipe, a socket) is on no mount that could matter.
-            found.append(Descriptor(link, _mount_id(_text(place, f"fdinfo/{entry.name}")) if link.startswith("/") else 0))
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if len(found) == MOST_DESCRIPTORS:
+                    unread.append(f"more than {MOST_DESCRIPTORS} files are open")
+                    break
+                link = os.readlink(entry.name, dir_fd=directory)
+                # What has no path (a pipe, a socket) is on no mount that could matter.
+                mount_id = _mount_id(_text(place, f"fdinfo/{entry.name}", unread)) if link.startswith("/") else 0
+                found.append(Descriptor(link, mount_id))
         return found
     finally:
         os.close(directory)

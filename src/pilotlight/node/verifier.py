@@ -28,6 +28,8 @@ CAPABILITY_BITS = {
 _SEPARATE = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 _DEVICES = ("full", "null", "random", "tty", "urandom", "zero")
 _SECCOMP_FILTER = "2"
+MOST_FAULTS = 20  # that are told of one process
+FAULT_LENGTH = 500
 # Ends of tunnels, all down, that modules of the kernel make in every new network namespace (net.core.fb_tunnels_only_for_init_net).
 _KERNEL_INTERFACES = frozenset(
     ("erspan0", "gre0", "gretap0", "ip6_vti0", "ip6gre0", "ip6tnl0", "ip_vti0", "ip6erspan0", "sit0", "tunl0")
@@ -82,17 +84,20 @@ class Expected:
 
 
 def faults(observed: Observed, expected: Expected) -> list[str]:
-    """What is wrong, in words; empty if all is as expected."""
-    return [
-        *_namespace_faults(observed, expected),
-        *_user_faults(observed, expected),
-        *_right_faults(observed, expected),
-        *_filter_faults(observed, expected),
-        *_group_faults(observed, expected),
-        *mount_faults(observed.mounts, expected),
-        *_place_faults(observed, expected),
-        *_descriptor_faults(observed, expected),
-    ]
+    """What is wrong, in words; empty if all is as expected. A process that is full of faults does not size what is told of it."""
+    every = itertools.chain(
+        (f"there is more of it than is looked at: {what}" for what in observed.unread),
+        _namespace_faults(observed, expected),
+        _user_faults(observed, expected),
+        _right_faults(observed, expected),
+        _filter_faults(observed, expected),
+        _group_faults(observed, expected),
+        mount_faults(observed.mounts, expected),
+        _place_faults(observed, expected),
+        _descriptor_faults(observed, expected),
+    )
+    found = [fault if len(fault) <= FAULT_LENGTH else f"{fault[:FAULT_LENGTH]}…" for fault in itertools.islice(every, MOST_FAULTS)]
+    return [*found, "there are more faults"] if next(every, None) is not None else found
 
 
 def _namespace_faults(observed: Observed, expected: Expected) -> Iterable[str]:

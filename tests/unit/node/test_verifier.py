@@ -144,6 +144,7 @@ FAULTS: dict[str, Callable[[Observed], Observed]] = {
     "root is not the root": lambda seen: replace(seen, is_root_of_namespace=False),
     "working directory is outside": lambda seen: replace(seen, cwd_mount=99),
     "not our init": lambda seen: replace(seen, program=(5, 7)),
+    "more of it than is looked at: maps has more": lambda seen: replace(seen, unread=("maps has more than 4 MiB",)),
     "open file from outside: /etc/shadow": lambda seen: replace(seen, descriptors=(Descriptor("/etc/shadow", 99),)),
 }
 
@@ -152,6 +153,13 @@ FAULTS: dict[str, Callable[[Observed], Observed]] = {
 def test_each_fault_is_told(fault: str) -> None:
     told = faults(FAULTS[fault](OBSERVED), replace(EXPECTED, others={999: "ta-2"}))
     assert any(fault in line for line in told), told
+
+
+def test_who_is_full_of_faults_does_not_size_what_is_told_of_them() -> None:
+    mounts = "".join(f"{number} 10 254:0 / /{number}{'x' * 4000} rw - ext4 /dev/vda rw\n" for number in range(100, 1100))
+    told = faults(also_mounted(mounts)(with_status(Groups=" ".join(map(str, range(65_536))))(OBSERVED)), EXPECTED)
+    assert len(told) == verifier.MOST_FAULTS + 1 and told[-1] == "there are more faults"
+    assert max(map(len, told)) <= verifier.FAULT_LENGTH + 1
 
 
 def test_a_user_who_is_not_root_holds_no_capability() -> None:
@@ -226,6 +234,7 @@ def test_a_bundle_says_what_its_container_must_be() -> None:
 def test_what_the_kernel_says_is_parsed() -> None:
     assert parse_interfaces("Inter-| Receive\n face |bytes\n    lo: 1 2\n  eth0: 3 4\n") == {"lo", "eth0"}
     assert parse_mounts(MOUNTINFO)[3].root == "/volumes/a b"
+    assert parse_mounts("10 9 0:40 / /a\x0bb\u2028c rw - overlay overlay rw\n")[0].point == "/a\x0bb\u2028c"
     assert parse_groups("1:name=systemd:/a:b\n0::/c\n") == {"name=systemd": "/a:b", "": "/c"}
     maps = "55-56 r-xp 0 00:26 1 /usr/bin/python3\n56-57 rw-s 0 00:01 9 /dev/zero (deleted)\n57-58 rw-p 0 00:00 0 [heap]\n"
     assert shared_mappings(maps) == ("56-57 rw-s 0 00:01 9 /dev/zero (deleted)",)
