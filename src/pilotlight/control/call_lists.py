@@ -60,7 +60,7 @@ class CallLists:
             chosen = _chosen(connection, app_id, base_id, function_id, with_variants)
             return store.input_counts(connection, chosen, since, until, bucket_s)
 
-        return await self._database.read(query)
+        return await self._database.read_long(query)
 
     async def _family(self, function_id: str) -> tuple[str, str]:
         record = await self._functions.get(function_id)
@@ -75,7 +75,7 @@ class CallLists:
             chosen = _chosen(connection, app_id, base_id, function_id, with_variants)
             return chosen, list(rows_of(connection, chosen))
 
-        chosen, rows = await self._database.read(query)
+        chosen, rows = await self._database.read_long(query)
         running = {
             input_id: task.task_id
             for pool in map(self._pools.find, chosen)

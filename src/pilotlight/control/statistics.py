@@ -84,10 +84,10 @@ class ContainerCounts:
         if not ended:
             return
         self.errors += is_error(row.reason or "", row.exit_code or 0)
-        if row.cpu_seconds is not None and row.started_at is not None and row.finished_at > row.started_at:
-            self.cores.append(row.cpu_seconds / (row.finished_at - row.started_at))
+        if (cores := mean_cores(row)) is not None:
+            self.cores.append(cores)
         if row.peak_memory_bytes:
-            self.memory_gib.append(row.peak_memory_bytes / 2**30)
+            self.memory_gib.append(peak_gib(row))
 
 
 @dataclass(slots=True)
@@ -137,12 +137,11 @@ class Statistics:
             report.latency_s = [seconds for _, seconds in latency(newest)]
             if not task_id:
                 report.unfinished_at_end = store.unfinished_at(connection, chosen, span.until)
-            for row in store.tasks_within(connection, record.app_id, span.since, span.until):
-                if row.function_id in chosen and task_id in ("", row.task_id):
-                    report.containers.add(row, span)
+            for row in store.tasks_within(connection, record.app_id, span.since, span.until, chosen, task_id):
+                report.containers.add(row, span)
             return report
 
-        return await self._database.read(query)
+        return await self._database.read_long(query)
 
     async def of_app(self, app_id: str, span: Span) -> tuple[dict[str, MemberReport], int]:
         """Each function that an app has now, by its name; and how many versions went live. An app that has stopped has none."""
@@ -161,7 +160,7 @@ class Statistics:
                     report.containers.add(row, span)
             return store.deployments_within(connection, app_id, span.since, span.until)
 
-        deployments = await self._database.read(query)
+        deployments = await self._database.read_long(query)
         return {tag: reports[function_id] for tag, function_id in tags.items()}, deployments
 
     async def variants(
@@ -182,6 +181,18 @@ class Statistics:
         page = rows[:VARIANTS_PER_PAGE]
         last = page[-1] if len(page) < len(rows) else None
         return page, False, (last.created_at, last.function_id) if last is not None else None
+
+
+def mean_cores(row: Row[*tuple[Any, ...]]) -> float | None:
+    """What a container that has ended used of CPUs, in the mean of its life."""
+    if row.cpu_seconds is None or row.started_at is None or row.finished_at <= row.started_at:
+        return None
+    return row.cpu_seconds / (row.finished_at - row.started_at)
+
+
+def peak_gib(row: Row[*tuple[Any, ...]]) -> float:
+    """The most memory that a container that has ended had."""
+    return row.peak_memory_bytes / 2**30
 
 
 def execution(outputs: Rows) -> list[tuple[float, float]]:

@@ -3,6 +3,7 @@
 Of a running container the rows do not say how much CPU time and memory it has used so far: that is known when it ends.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ from modal_proto import api_pb2
 from sqlalchemy import Connection, Row
 
 from pilotlight.control.functions import Functions
-from pilotlight.control.statistics import SAMPLED_OUTPUTS, Rows, execution, latency
-from pilotlight.core import timelines
+from pilotlight.control.statistics import SAMPLED_OUTPUTS, Rows, execution, latency, mean_cores, peak_gib
+from pilotlight.core import errors, timelines
 from pilotlight.core.statistics import is_error
 from pilotlight.core.timelines import Family, Groups, Values, Window
 from pilotlight.store import statistics as rows_of
@@ -21,6 +22,7 @@ from pilotlight.store import timelines as store
 from pilotlight.store.database import Database
 
 SAMPLED_REQUESTS = 10_000  # the newest ones, of which times are taken
+MOST_CONTAINERS = 100_000  # within one span
 
 Result = api_pb2.GenericResult
 
@@ -70,16 +72,16 @@ class Timelines:
             values = self._of_calls(connection, ids, buckets) if "calls" in groups else {}
             return values | self._of_containers(connection, record.app_id, ids, buckets)
 
-        return _series(groups, await self._database.read(query))
+        return _series(groups, await self._database.read_long(query))
 
     async def of_server(self, function_id: str, buckets: Window, groups: Groups) -> list[Series]:
         """Of one modal.Server."""
         record = await self._functions.get(function_id)
-        values = await self._database.read(
+        values = await self._database.read_long(
             lambda connection: self._of_containers(connection, record.app_id, [function_id], buckets)
         )
         if "requests" in groups:
-            values |= await self._output_database.read(lambda connection: self._of_requests(connection, function_id, buckets))
+            values |= await self._output_database.read_long(lambda connection: self._of_requests(connection, function_id, buckets))
         return _series(groups, values)
 
     def _of_calls(self, connection: Connection, ids: Sequence[str], buckets: Window) -> dict[str, Values]:
@@ -96,9 +98,12 @@ class Timelines:
         return _known(buckets, values, now - self._result_ttl_s, now)
 
     def _of_containers(self, connection: Connection, app_id: str, ids: Sequence[str], buckets: Window) -> dict[str, Values]:
-        every = rows_of.tasks_within(connection, app_id, buckets.since, buckets.until)
-        chosen = frozenset(ids)  # classes have variants by the thousand
-        rows = [row for row in every if row.function_id in chosen]
+        every = rows_of.tasks_within(connection, app_id, buckets.since, buckets.until, ids)
+        rows = list(itertools.islice(every, MOST_CONTAINERS + 1))
+        if len(rows) > MOST_CONTAINERS:
+            raise errors.InvalidInput(
+                f"More than {MOST_CONTAINERS:,} containers were there within the span of time: ask for shorter ones."
+            )
         ended = [row for row in rows if row.finished_at is not None]
         ready = [row for row in rows if row.ready_at is not None]
         values = _named("active_containers", timelines.levels(buckets, _spans(ready, buckets, "ready_at", lambda row: 1.0)))
@@ -109,12 +114,8 @@ class Timelines:
         values["failed_containers_count"] = timelines.counts(buckets, failed)
         samples = {
             "startup_time": [(row.ready_at, row.ready_at - row.created_at) for row in ready],
-            "used_cpu": [
-                (row.finished_at, row.cpu_seconds / (row.finished_at - row.started_at))
-                for row in ended
-                if row.cpu_seconds is not None and row.started_at is not None and row.finished_at > row.started_at
-            ],
-            "peak_memory": [(row.finished_at, row.peak_memory_bytes / 2**30) for row in ended if row.peak_memory_bytes],
+            "used_cpu": [(row.finished_at, cores) for row in ended if (cores := mean_cores(row)) is not None],
+            "peak_memory": [(row.finished_at, peak_gib(row)) for row in ended if row.peak_memory_bytes],
         }
         for name, of_name in samples.items():
             values |= _named(name, timelines.spread(buckets, of_name))

@@ -27,6 +27,7 @@ Work = Callable[[Connection], T]
 Asked = tuple[Work[Any], asyncio.Future[Any]]
 
 READERS = 4
+LONG_READERS = 1  # beside them: for queries that look at many rows, one after the other
 CACHE_KIB = 24 * 1024  # of pages, per connection: the indexes of some hundred thousand inputs, whose ids are random
 GROUP_LIMIT = 512  # pieces of work in one transaction, before no more are waited for
 PATIENCE_S = 0.005  # how long a change that nobody waits for does so for company
@@ -34,7 +35,7 @@ PATIENCE_S = 0.005  # how long a change that nobody waits for does so for compan
 
 def open_engine(path: Path, synchronous: str) -> Engine:
     """A SQLite engine in WAL mode that leaves the limits of transactions to SQLAlchemy."""
-    engine = create_engine(f"sqlite:///{path}", poolclass=QueuePool, pool_size=READERS + 1, max_overflow=2)
+    engine = create_engine(f"sqlite:///{path}", poolclass=QueuePool, pool_size=READERS + LONG_READERS + 1, max_overflow=2)
 
     def on_connect(connection: Any, _record: object) -> None:
         connection.isolation_level = None
@@ -95,6 +96,7 @@ class Database:
         self._asked: list[Asked] = []  # not handed to the writer yet
         self._patience: asyncio.TimerHandle | None = None
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
+        self._long_readers = ThreadPoolExecutor(LONG_READERS, thread_name_prefix="long-reader")
         self._reader = threading.local()
         self._reader_connections: list[OwnConnection] = []
         self._loop = asyncio.get_running_loop()
@@ -104,6 +106,10 @@ class Database:
     async def read(self, work: Work[T]) -> T:
         """Run a query in a thread of its own, on a snapshot."""
         return await self._loop.run_in_executor(self._readers, self._read, work)
+
+    async def read_long(self, work: Work[T]) -> T:
+        """`read`, for what may take seconds: however many ask for such, all readers are there for the others."""
+        return await self._loop.run_in_executor(self._long_readers, self._read, work)
 
     def write(self, work: Work[T], *, patient: bool = False) -> "asyncio.Future[T]":
         """Queue a change; the future is done when it is on disk, or has failed without a trace. Order of calls is order on disk.
@@ -147,6 +153,7 @@ class Database:
         self._pending.put(None)
         await self._loop.run_in_executor(None, self._writer.join)
         self._readers.shutdown()
+        self._long_readers.shutdown(cancel_futures=True)
         for connection in self._reader_connections:
             connection.close()
         self.engine.dispose()

@@ -1,12 +1,18 @@
 """What the rows of calls and tasks say about spans of time."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, func, or_, select
 
 from pilotlight.core.inputs import Recorded
 from pilotlight.store.tables import calls, deployments, functions, inputs, outputs, tasks
+
+_OF_CONTAINERS = (
+    *(tasks.c.function_id, tasks.c.created_at, tasks.c.started_at, tasks.c.ready_at, tasks.c.finished_at),
+    *(tasks.c.exit_code, tasks.c.reason, tasks.c.milli_cpu, tasks.c.memory_mib, tasks.c.gpu_uuids),
+    *(tasks.c.cpu_seconds, tasks.c.peak_memory_bytes),
+)
 
 
 def variants(connection: Connection, app_id: str, function_id: str) -> list[Row[*tuple[Any, ...]]]:
@@ -66,10 +72,17 @@ def unfinished_at(connection: Connection, function_ids: Sequence[str], until: fl
     return connection.execute(still).scalar_one() + connection.execute(later).scalar_one()
 
 
-def tasks_within(connection: Connection, app_id: str, since: float, until: float) -> list[Row[*tuple[Any, ...]]]:
-    """All containers of an app that there were at some moment of the span."""
-    query = select(*tasks.c).where(tasks.c.app_id == app_id, tasks.c.created_at < until)
-    return list(connection.execute(query.where(or_(tasks.c.finished_at.is_(None), tasks.c.finished_at >= since))))
+def tasks_within(
+    connection: Connection, app_id: str, since: float, until: float, function_ids: Sequence[str] | None = None, task_id: str = ""
+) -> Iterable[Row[*tuple[Any, ...]]]:
+    """Containers of an app that there were at some moment of the span: all, or those of some functions, or one."""
+    query = select(*_OF_CONTAINERS).where(tasks.c.app_id == app_id, tasks.c.created_at < until)
+    query = query.where(or_(tasks.c.finished_at.is_(None), tasks.c.finished_at >= since))
+    if function_ids is not None:
+        query = query.where(tasks.c.function_id.in_(function_ids))
+    if task_id:
+        query = query.where(tasks.c.task_id == task_id)
+    return connection.execute(query)
 
 
 def deployments_within(connection: Connection, app_id: str, since: float, until: float) -> int:

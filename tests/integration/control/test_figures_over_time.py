@@ -4,13 +4,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from heart import UNARY, FakeNode, Heart, beat
-from sqlalchemy import event
+from sqlalchemy import Connection, event
 
+from pilotlight.control import timelines as control
 from pilotlight.control.call_lists import CallLists
 from pilotlight.control.statistics import Span
-from pilotlight.core import timelines
+from pilotlight.core import errors, timelines
 from pilotlight.core.timelines import OF_FUNCTIONS
+from pilotlight.store import statistics as rows
 
 
 async def answered(heart: Heart, node: FakeNode) -> str:
@@ -46,5 +49,32 @@ def test_times_are_told_without_a_look_at_results(tmp_path: Path) -> None:
         [info] = await lists.newest(function_id, 10, with_variants=False)
         assert round(info.execution_time_seconds, 3) == 2.0 and info.HasField("started_at")
         assert asked and not [statement for statement in asked if "item" in statement or "payload" in statement]
+
+    beat(tmp_path, scenario)
+
+
+def test_only_containers_of_the_function_are_read_and_not_too_many_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(heart: Heart) -> None:
+        node = FakeNode(heart)
+        await node.connect()
+        function_id = await heart.define()
+        for _ in range(2):
+            await node.ready(function_id)
+        await heart.server.database.write(lambda connection: None)  # what was written before is on disk then
+        now = time.time()
+        record = await heart.server.functions.get(function_id)
+
+        def within(connection: Connection) -> list[int]:
+            span = (record.app_id, now - 60, now + 60)
+            mine, others = rows.tasks_within(connection, *span, [function_id]), rows.tasks_within(connection, *span, ["fu-other"])
+            return [len(list(mine)), len(list(others))]
+
+        assert await heart.server.database.read_long(within) == [2, 0]
+        buckets = timelines.window(now - 600, now + 120, 60)
+        monkeypatch.setattr(control, "MOST_CONTAINERS", 2)
+        assert await heart.server.timelines.of_function(function_id, buckets, OF_FUNCTIONS, with_variants=False)
+        monkeypatch.setattr(control, "MOST_CONTAINERS", 1)
+        with pytest.raises(errors.InvalidInput, match=r"More than 1 containers.*shorter"):
+            await heart.server.timelines.of_function(function_id, buckets, OF_FUNCTIONS, with_variants=False)
 
     beat(tmp_path, scenario)

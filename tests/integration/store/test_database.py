@@ -1,6 +1,7 @@
 """The one writer: what shares a transaction, and what does not."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from pilotlight.core.errors import WrongState
 from pilotlight.store import tables
-from pilotlight.store.database import Database, create_missing, open_engine
+from pilotlight.store.database import READERS, Database, create_missing, open_engine
 from pilotlight.store.schema import migrate
 
 metadata = MetaData()
@@ -132,5 +133,19 @@ def test_a_change_that_nobody_waits_for_does_not_fail_in_silence(tmp_path: Path)
             await database.write(add(4))
         [line] = said
         assert (line["event"], line["what"], type(line["exc_info"])) == ("write_failed", "a note", IntegrityError)
+
+    within(tmp_path, scenario)
+
+
+def test_long_reads_leave_the_readers_to_the_others(tmp_path: Path) -> None:
+    async def scenario(database: Database) -> None:
+        may_end = threading.Event()
+        slow = [asyncio.ensure_future(database.read_long(lambda _connection: may_end.wait(60))) for _ in range(2 * READERS)]
+        try:
+            await asyncio.sleep(0)
+            assert await database.read(all_numbers) == []
+        finally:
+            may_end.set()
+        assert all(await asyncio.gather(*slow))
 
     within(tmp_path, scenario)
