@@ -16,13 +16,15 @@ import pytest
 
 from pilotlight.core.containers import ContainerSpec
 from pilotlight.node.cgroups import Group
+from pilotlight.node.killing import kill_all_but
 from pilotlight.node.rootfs import IdMap
 from pilotlight.node.setup import Setup
 from pilotlight.node.templates.channel import Channel, TemplateFault
 from pilotlight.node.templates.patience import Patience
 from pilotlight.node.templates.spare import KILLED, Spare, discard, make_spare
 from pilotlight.node.templates.template import Template
-from pilotlight.node.templates.warm import _enter
+from pilotlight.node.templates.warm import _enter, _held
+from pilotlight.node.tracing import Held
 
 
 def spare_that_said(*messages: object) -> Spare:
@@ -76,14 +78,14 @@ SAY = "import socket, sys, time; one = socket.socket(fileno=int(sys.argv[1])); [
 
 
 @contextlib.contextmanager
-def stranger_that_says(channel_end: socket.socket, *messages: str) -> Generator[None]:
+def stranger_that_says(channel_end: socket.socket, *messages: str) -> Generator["subprocess.Popen[bytes]"]:
     """A process that says these, with its own number, and must be left alone."""
     with channel_end:
         fd = channel_end.fileno()
         stranger = subprocess.Popen([sys.executable, "-c", f"{SAY}; time.sleep(60)", str(fd), *messages], pass_fds=[fd])
     with stranger:
         try:
-            yield
+            yield stranger
             time.sleep(0.1)
             assert stranger.poll() is None
         finally:
@@ -115,3 +117,55 @@ def test_who_is_not_in_the_group_of_a_child_is_not_its_program(tmp_path: Path) -
     spare.close()
     for fd in outputs:
         os.close(fd)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="changes owners")
+def test_one_process_is_not_both_init_and_program() -> None:
+    channel, theirs = Channel.pair(Patience(5.0))
+    spare = Spare(cast(Template, None), channel, Group({}))
+    outputs = os.pipe()
+    both = stranger_that_says(theirs, '{"init": true}', '{"program": true}')
+    with both as liar, pytest.raises(TemplateFault, match="both its init and its program"):
+        spare.pid = liar.pid
+        _enter(ContainerSpec("ta-1", (), (), {}), spare, os.open("/", os.O_PATH), *outputs)
+    spare.close()
+    for fd in outputs:
+        os.close(fd)
+
+
+def test_who_is_traced_already_is_not_waited_for() -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        with Held(process.pid) as held:
+            held.stop()
+            with pytest.raises(OSError), _held(process.pid):
+                pass
+        process.kill()
+
+
+def test_who_fails_while_it_is_held_is_killed_and_buried() -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        with pytest.raises(ValueError, match="as it must"), _held(process.pid):
+            raise ValueError("as it must")
+        with pytest.raises(ChildProcessError):
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG)
+
+
+TRACES = """
+import ctypes, sys, time
+assert ctypes.CDLL(None).ptrace(0x4206, int(sys.argv[1]), None, None) == 0
+print(flush=True)
+time.sleep(60)
+"""
+
+
+def test_all_are_killed_before_any_is_waited_for() -> None:
+    """The end of one whom another traces is told when that one has ended."""
+    with subprocess.Popen(["sleep", "60"]) as traced, subprocess.Popen(["sleep", "60"]) as spared:
+        command = [sys.executable, "-c", TRACES, str(traced.pid)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as tracer:
+            assert tracer.stdout is not None and tracer.stdout.readline() == b"\n"
+            members = {traced.pid, spared.pid, tracer.pid}
+            kill_all_but(spared.pid, lambda: {pid for pid in members if Path(f"/proc/{pid}").exists()})
+            assert spared.poll() is None
+            assert not Path(f"/proc/{traced.pid}").exists() and not Path(f"/proc/{tracer.pid}").exists(), "they are buried"
+        spared.kill()

@@ -49,12 +49,13 @@ class Admission:
         *,
         init: Held | None = None,
         apart_from: Sequence[int] = (),
+        outside: Group | None = None,
     ) -> None:
         """Return if the held process is as expected; raises NotIsolated, whose message names every fault.
 
         On one of the threads that set containers up. `init`, where it is another process, is held too, and must be the same; the
         container's control groups hold nobody else. With the processes `apart_from`, from which they were forked, they may share
-        nothing.
+        nothing; whoever is in the control groups `outside` must be in none of its namespaces.
         """
         is_forked = not expected.from_runtime
         seen = verifier.observe(held.pid, held=held, memory=is_forked, apart_from=apart_from)
@@ -65,6 +66,8 @@ class Admission:
             found += [f"of its init: {fault}" for fault in verifier.faults(beside, expected)]
         if strangers := group.processes() - {held.pid, held.pid if init is None else init.pid}:
             found.append(f"processes that are not its own are in its control group: {sorted(strangers)}")
+        if outside is not None:
+            found += _intruders(seen, outside)
         if found:
             log.error("container.not_isolated", container=container_id, faults=found)
             self.on_refused(container_id, found)
@@ -91,6 +94,17 @@ class Admission:
             if pid and user != container_id and _is_in(pid, kind, inode):
                 found[inode] = user
         return found
+
+
+def _intruders(seen: observed.Observed, group: Group) -> list[str]:
+    """Processes of a group that are in a container's namespaces, within reach of what runs there and not within its limits."""
+    kinds = ("mnt", "pid", "user")
+    return [
+        f"process {pid}, which is not its own, is in its {kind} namespace"
+        for pid in group.processes()
+        for kind in kinds
+        if _is_in(pid, kind, seen.namespaces[kind])
+    ]
 
 
 def _is_in(pid: int, kind: str, inode: int) -> bool:

@@ -229,7 +229,16 @@ class Group:
 
     def has(self, process: int) -> bool:
         """Whether a process is in the groups, by the first of them."""
-        return any(str(process) in entrance.read_text().split() for entrance in self.entrances[:1])
+        for entrance in self.entrances[:1]:
+            with contextlib.suppress(FileNotFoundError):
+                return str(process) in entrance.read_text().split()
+        return False
+
+    def forbid_forks(self) -> None:
+        """Have no process in the groups begin another."""
+        _, directory = self._paths.get("pids", (0, Path("/nonexistent")))
+        with contextlib.suppress(FileNotFoundError):
+            _write(directory / "pids.max", "0")
 
     def kill(self) -> int:
         """SIGKILL to every process in the groups; returns how many there were."""

@@ -12,13 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pilotlight.core.containers import Exit
 from pilotlight.node.output import OutputPipe
 
+STUCK_S = 10.0  # after SIGKILL, before whoever may hold it back is ended
+
 
 class Container:
     """A running container.
 
     `pid` is its init's on this machine; `setup_ms` says how long each step of its start took; `address` is that of its network
     interface, empty where it has none; `is_warm`: it was forked from a template; `on_answer` is called when it has answered for the
-    first time.
+    first time, `on_stuck` when it was killed a while ago and is still there.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class Container:
         *,
         is_warm: bool = False,
         on_answer: Callable[[], object] = lambda: None,
+        on_stuck: Callable[[], object] = lambda: None,
     ) -> None:
         self.container_id = container_id
         self.pid = pid
@@ -41,6 +44,8 @@ class Container:
         self._pidfd = pidfd
         self._pipes = pipes
         self._on_answer = on_answer
+        self._on_stuck = on_stuck
+        self._stuck: asyncio.TimerHandle | None = None
         self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
 
     async def wait(self) -> Exit:
@@ -52,6 +57,8 @@ class Container:
         if not self._exit.done():
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signum)
+            if signum == signal.SIGKILL and self._stuck is None:
+                self._stuck = asyncio.get_running_loop().call_later(STUCK_S, self._on_stuck)
 
     async def kill(self) -> None:
         """End all of its processes at once (they share a pid namespace, whose init this kills), and wait until they are gone."""
@@ -79,4 +86,6 @@ class Container:
     def report(self, ended: Exit) -> None:
         """For the runtime: the container is over."""
         os.close(self._pidfd)
+        if self._stuck is not None:
+            self._stuck.cancel()
         self._exit.set_result(ended)

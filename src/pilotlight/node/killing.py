@@ -8,13 +8,14 @@ import os
 import select
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 
 log = structlog.get_logger()
 
 KILL_TIMEOUT_S = 10.0
+ROUNDS = 5  # kill and look again: what forks while it is being killed
 
 
 def kill_and_wait(processes: set[int]) -> None:
@@ -28,6 +29,29 @@ def kill_and_wait(processes: set[int]) -> None:
     finally:
         for pidfd in held:
             os.close(pidfd)
+
+
+def kill_all_but(spared: int, members: Callable[[], set[int]]) -> None:
+    """SIGKILL to whoever is a member, but one, until nobody else is; those that are our children are buried.
+
+    All are killed before any is waited for: the end of one that another traces is told only when that one has ended.
+    """
+    for _ in range(ROUNDS):
+        held: dict[int, int] = {}
+        try:
+            for process in members() - {spared}:
+                with contextlib.suppress(ProcessLookupError):
+                    held[os.pidfd_open(process)] = process
+            if not held:
+                return
+            there = members()  # or the number is another's by now
+            kill_held({pidfd: process for pidfd, process in held.items() if process in there})
+            for pidfd in held:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+        finally:
+            for pidfd in held:
+                os.close(pidfd)
 
 
 def kill_held(held: Mapping[int, int]) -> None:

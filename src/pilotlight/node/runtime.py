@@ -148,6 +148,7 @@ class Runtime:
             address,
             is_warm=started.forked is not None,
             on_answer=lambda: self._has_answered(started),
+            on_stuck=lambda: self._is_stuck(started),
         )
         self._containers[spec.container_id] = container
         for pipe in pipes:
@@ -163,6 +164,12 @@ class Runtime:
         names = await asyncio.to_thread(self._imports.finish, spec)
         if names and spec.recipe is not None and self._keeper.learn(spec.recipe, names):
             self._imports.learned(spec)
+
+    def _is_stuck(self, started: Started) -> None:
+        """It was killed and is still there: a process of its template may trace one of it, and who is traced does not end."""
+        log.error("container.stuck", container=started.container_id, is_forked=started.forked is not None)
+        if isinstance(started.forked, Spare):
+            self._keeper.condemn(started.forked.template)
 
     def _has_answered(self, started: Started) -> None:
         self._quiet.has_begun(started.container_id)

@@ -11,7 +11,6 @@ import json
 import os
 import resource
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Generator
@@ -244,12 +243,10 @@ class Setup:
 
     def undo(self, started: Started) -> None:
         if started.pidfd >= 0:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(started.pidfd, signal.SIGKILL)
+            kill_held({started.pidfd: started.pid})
             if started.forked is None:
-                os.waitid(os.P_PIDFD, started.pidfd, os.WEXITED)
-            else:
-                kill_held({started.pidfd: started.pid})
+                with contextlib.suppress(ChildProcessError):
+                    os.waitid(os.P_PIDFD, started.pidfd, os.WEXITED | os.WNOHANG)
             os.close(started.pidfd)
         kill_and_wait(started.group.processes())
         self._forget(started)

@@ -185,6 +185,16 @@ class Keeper:
             if self._ended.pop(id(template), None) is not None:
                 self._spawn(self._making.close(template))
 
+    def condemn(self, template: Template) -> None:
+        """It holds back one of its containers: everything of it is ended but them."""
+        log.error("template.condemned", template=template.started.container_id)
+        kept = self._kept.get(key_of(template.recipe))
+        if kept is not None and kept.template is template:
+            self._pause(kept)
+            self._retire(kept)
+        else:
+            self._spawn(self._making.end(template))
+
     async def settled(self) -> None:
         """Return when nothing is being made or ended."""
         while self._tasks:

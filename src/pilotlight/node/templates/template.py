@@ -21,6 +21,7 @@ import structlog
 from pilotlight.core.containers import Bind, ContainerSpec, Recipe
 from pilotlight.core.errors import NotIsolated
 from pilotlight.node import bundle, kernel_shares, observed, seccomp, verifier
+from pilotlight.node.killing import kill_all_but
 from pilotlight.node.setup import Setup, Started
 from pilotlight.node.templates import confinement
 from pilotlight.node.templates.channel import Channel, LoadFault, TemplateFault
@@ -163,7 +164,10 @@ class Template:
         with Held(self.pid) as held:
             held.stop()
             seen = observed.observe(self.pid, held=held, memory=True)
-            if found := verifier.faults(seen, expected):
+            found = verifier.faults(seen, expected)
+            if strangers := self.started.group.processes() - {self.pid, self.started.pid}:
+                found.append(f"what it imported began processes that still run: {sorted(strangers)}")
+            if found:
                 raise NotIsolated(f"A template is not isolated as it should be: {'; '.join(found)}.", faults=tuple(found))
 
     def _begin(self) -> None:
@@ -240,11 +244,11 @@ class Template:
             if self._usher is not None:
                 self._usher.close()
                 self._usher = None
+        # Whoever else is left in there, hostile code began: it may trace the interpreter, or what the containers run.
+        self.started.group.forbid_forks()
+        kill_all_but(self.started.pid, self.started.group.processes)
+        with self._lock:
             if self.pidfd >= 0:
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-                with contextlib.suppress(ChildProcessError):
-                    os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
                 os.close(self.pidfd)
                 self.pidfd = -1
             if self._output >= 0:
@@ -254,19 +258,7 @@ class Template:
     def close(self) -> None:
         """Remove it, and with it all of its children that still run."""
         self.end()
-        self._end_strays()
         self._setup.undo(self.started)
-
-    def _end_strays(self) -> None:
-        """End all but the init, which can't end before: an interpreter of which we have no hold is our child, and ours to bury."""
-        for process in self.started.group.processes() - {self.started.pid}:
-            with contextlib.suppress(ProcessLookupError, ChildProcessError):
-                pidfd = os.pidfd_open(process)
-                try:
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                    os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
-                finally:
-                    os.close(pidfd)
 
     def _said(self) -> str:
         """What it printed."""

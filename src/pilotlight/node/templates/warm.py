@@ -16,6 +16,7 @@ from typing import Any
 
 from pilotlight.core.containers import ContainerSpec
 from pilotlight.node import bundle, kernel_shares, seccomp, syscalls
+from pilotlight.node.killing import kill_held
 from pilotlight.node.setup import Setup, Started
 from pilotlight.node.templates import confinement
 from pilotlight.node.templates.channel import TemplateFault, link_of
@@ -131,6 +132,8 @@ def _enter(spec: ContainerSpec, spare: Spare, tree: int, stdout: int, stderr: in
         answer, pid = spare.channel.receive()
         said |= answer
         program = pid if "program" in answer else program
+    if program == spare.pid:
+        raise TemplateFault("One process says that it is both its init and its program.")
     if not program or "init" not in said:
         raise TemplateFault(f"It did not become a container: {said.get('error') or 'no reason was given'}.")
     if not spare.group.has(program):  # by a number alone it might be anybody, whom we would then bound, stop and kill
@@ -155,17 +158,38 @@ def _verify(setup: Setup, spare: Spare, started: Started, given: frozenset[str])
         read_from=spare.template.devices,
     )
     with _held(spare.pid) as init, _held(spare.program) as program:
-        setup.admission.admit(started.container_id, program, expected, started.group, init=init, apart_from=(spare.template.pid,))
+        setup.admission.admit(
+            started.container_id,
+            program,
+            expected,
+            started.group,
+            init=init,
+            apart_from=(spare.template.pid,),
+            outside=spare.template.started.group,
+        )
 
 
 @contextlib.contextmanager
 def _held(pid: int) -> Generator[Held]:
     """A process that stands still; one that was killed for an error is nobody's zombie afterwards."""
+    is_held = False
     try:
         with Held(pid) as held:
+            is_held = True
             held.stop()
             yield held
     except BaseException:
-        with contextlib.suppress(ChildProcessError):
-            os.waitid(os.P_PID, pid, os.WEXITED)  # its tracer, this thread, hears of its end before its parent does
+        if is_held:
+            _bury(pid)
         raise
+
+
+def _bury(pid: int) -> None:
+    """See to the end of what this thread traces, and has killed: its tracer hears of it before its parent does."""
+    with contextlib.suppress(ProcessLookupError, ChildProcessError):
+        pidfd = os.pidfd_open(pid)  # still its own: nobody else can have buried it
+        try:
+            kill_held({pidfd: pid})
+            os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+        finally:
+            os.close(pidfd)

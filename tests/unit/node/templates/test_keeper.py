@@ -181,6 +181,23 @@ def test_no_spare_is_made_while_containers_begin() -> None:
     run(check())
 
 
+def test_a_template_that_holds_its_container_back_is_ended_and_not_begun_anew() -> None:
+    async def check() -> None:
+        bench = Bench()
+        await bench.ready(spec())
+        spare = await bench.keeper.take(spec())
+        assert spare is not None
+        bench.keeper.condemn(spare.template)
+        await bench.rest()
+        assert bench.made.said[-1] == "end 1"
+        assert await bench.keeper.take(spec()) is None
+        bench.keeper.condemn(spare.template)  # of another container, when it has ended
+        await bench.rest()
+        assert bench.made.said[-2:] == ["end 1", "end 1"]
+
+    run(check())
+
+
 def test_what_imports_have_read_keeps_a_container_from_being_forked() -> None:
     async def check() -> None:
         bench = Bench()

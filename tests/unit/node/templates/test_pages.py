@@ -3,12 +3,14 @@
 import ctypes
 import mmap
 import os
+import time
 
 import pytest
 
 from pilotlight.node.templates.pages import Pages, written
 
 PAGE = mmap.PAGESIZE
+MAP_NORESERVE = 0x4000
 PAGES = 64
 
 
@@ -34,6 +36,15 @@ def test_what_a_child_wrote_and_nothing_else() -> None:
         os.write(end, b"x")
         os.waitpid(child, 0)
     assert written(child, os.getpid()) == set(), "it has ended"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is told which pages are a process's own")
+def test_a_template_that_maps_very_much_is_not_looked_at_for_long() -> None:
+    huge = mmap.mmap(-1, 1 << 36, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
+    begun = time.process_time()
+    written(os.getpid(), os.getpid())
+    assert time.process_time() - begun < 3.0
+    huge.close()
 
 
 def test_what_all_children_wrote_is_learned() -> None:
