@@ -109,34 +109,13 @@ class Bytecode:
         self._made.sweep()
 
     async def _compile(self, layers: tuple[Path, ...], python: str, sources: tuple[str, ...]) -> dict[str, bytes]:
-        said = _Said(MOST_BYTES)
         args = (python, "-I", "-S", "-B", "-c", _SCRIPT, *(f"/{path}" for path in sources))
         command = Command(layers, args, user="0", block_network=True)
-        async with asyncio.timeout(TIMEOUT_S):
-            ended, _ = await self._steps.run(command, said.receive)
+        ended, said = await self._steps.ask(command, most=MOST_BYTES, timeout_s=TIMEOUT_S)
         if ended.code:  # what it said may lack its end, and what is kept is kept for good
             how = "ran out of memory and was killed" if ended.oom_killed else f"ended with exit code {ended.code}"
             raise StepFailed(f"The compiler {how}.")
-        return await asyncio.to_thread(compiled_of, said.text, sources)
-
-
-class _Said:
-    """What the container printed, up to a limit: from the first piece on that is too much, nothing is heard."""
-
-    def __init__(self, limit: int) -> None:
-        self._pieces: list[str] = []
-        self._left = limit
-
-    def receive(self, fd: int, text: str) -> None:
-        if fd != 1:
-            return
-        self._left -= len(text)
-        if self._left >= 0:
-            self._pieces.append(text)
-
-    @property
-    def text(self) -> str:
-        return "".join(self._pieces)
+        return await asyncio.to_thread(compiled_of, said, sources)
 
 
 def compiled_of(said: str, sources: tuple[str, ...]) -> dict[str, bytes]:

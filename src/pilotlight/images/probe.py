@@ -14,6 +14,8 @@ from pilotlight.images.layers import definition_id, write_durably
 from pilotlight.images.steps import DEFAULT_PATH, Command, Steps
 from pilotlight.images.trees import Tree
 
+MOST_BYTES = 4 << 20  # of what the image's Python says
+TIMEOUT_S = 120.0
 MAX_KNOWN = 1_000  # answers in memory; the others are read again
 _MARK = "pilotlight-probe:"
 # It runs in whatever Python the image has, 3.8 included; a user's broken .pth file must not hide the answer.
@@ -77,15 +79,18 @@ class Probe:
         interpreter = await asyncio.to_thread(find_python, layers, env)
         if not interpreter:
             return ImageFacts()
-        lines: list[str] = []
-        ended, _ = await self._steps.run(
-            Command(layers, (interpreter, "-c", _SCRIPT), env, user="0"), lambda fd, text: lines.append(text) if fd == 1 else None
-        )
-        answer = next((line for line in "".join(lines).splitlines() if line.startswith(_MARK)), "")
-        if ended.code or not answer:
-            return ImageFacts()
+        command = Command(layers, (interpreter, "-c", _SCRIPT), env, user="0")
+        ended, said = await self._steps.ask(command, most=MOST_BYTES, timeout_s=TIMEOUT_S)
+        return ImageFacts() if ended.code else facts_of(said)
+
+
+def facts_of(said: str) -> ImageFacts:
+    """What an image's Python has answered; nothing where that is no answer, for it is the image's to say anything."""
+    answer = next((line for line in said.splitlines() if line.startswith(_MARK)), "")
+    with suppress(ValueError, TypeError, AttributeError, RecursionError):
         version, libc, packages = json.loads(answer.removeprefix(_MARK))
-        return ImageFacts(version, libc, packages)
+        return ImageFacts(str(version), str(libc), {str(name): str(release) for name, release in packages.items()})
+    return ImageFacts()
 
 
 def sweep(directory: Path, is_there: Callable[[str], bool]) -> int:

@@ -83,6 +83,19 @@ class Steps:
             await asyncio.to_thread(remove_mount_points, command.upper, command.layers)
         return ended, output.last_lines()
 
+    async def ask(self, command: Command, *, most: int, timeout_s: float) -> tuple[Exit, str]:
+        """Run it for what it prints to its standard output, `most` characters at most; returns how it ended, too.
+
+        Raises StepFailed where it takes longer: the image's own programs run there, which may do what they like.
+        """
+        said = Said(most)
+        try:
+            async with asyncio.timeout(timeout_s):
+                ended, _ = await self.run(command, said.receive)
+        except TimeoutError as error:
+            raise StepFailed(f"{command.args[0]} of the image took more than {timeout_s:.0f} s.") from error
+        return ended, said.text
+
     async def check(self, command: Command, title: str, say: Say) -> None:
         """Run it; errors: StepFailed, which says what failed, how, and what it said last."""
         ended, last_lines = await self.run(command, say)
@@ -94,6 +107,25 @@ class Steps:
         reason = f" ({ended.message})" if ended.message else ""
         said = f" Its last output:\n{last_lines}" if last_lines else " It wrote nothing."
         raise StepFailed(f"The build step {title!r} {how}{reason}.{said}")
+
+
+class Said:
+    """What a container printed, up to a limit: from the first piece on that is too much, nothing is heard."""
+
+    def __init__(self, limit: int) -> None:
+        self._pieces: list[str] = []
+        self._left = limit
+
+    def receive(self, fd: int, text: str) -> None:
+        if fd != 1:
+            return
+        self._left -= len(text)
+        if self._left >= 0:
+            self._pieces.append(text)
+
+    @property
+    def text(self) -> str:
+        return "".join(self._pieces)
 
 
 async def _end(container: ContainerHandle) -> None:

@@ -44,13 +44,6 @@ def test_a_line_that_lacks_its_end_is_not_heard() -> None:
     assert compiled_of(whole, SOURCES)
 
 
-def test_after_too_much_was_said_nothing_is_heard() -> None:
-    heard = bytecode._Said(4)
-    for fd, text in ((1, "ab"), (2, "error"), (1, "c"), (1, "de"), (1, "f")):
-        heard.receive(fd, text)
-    assert heard.text == "abc"
-
-
 def test_what_has_bytecode_of_its_own_is_left_alone() -> None:
     sources = ("a.py", "b.py", "c.py", "d.py", "data.txt", "part/b.py")
     shipped = ("__pycache__/b.cpython-312.pyc", "__pycache__/c.cpython-312.opt-1.pyc", "d.cpython-312.pyc", "d.pyc")

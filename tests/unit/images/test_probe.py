@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pilotlight.images.probe import ImageFacts, Probe
+from pilotlight.images.probe import ImageFacts, Probe, facts_of
 
 NOBODY: Any = None  # an image without a Python is not run
 
@@ -33,3 +33,12 @@ def test_an_answer_of_another_version_is_asked_for_anew(tmp_path: Path, kept: st
     path.write_text(kept)
     assert ask() == facts == ImageFacts()
     assert path.read_text() == asked
+
+
+def test_what_an_image_says_of_itself_may_be_anything() -> None:
+    said = 'broken .pth\npilotlight-probe:["3.12.1", "musl", {"numpy": "2.0"}]\n'
+    assert facts_of(said) == ImageFacts("3.12.1", "musl", {"numpy": "2.0"})
+    for answer in ("7", '["3.12", "musl"]', '["3", "", []]', ""):
+        assert facts_of(f"pilotlight-probe:{answer}") == ImageFacts()
+    assert facts_of("") == ImageFacts()
+    assert facts_of("pilotlight-probe:" + 100_000 * "[") == ImageFacts()
