@@ -39,8 +39,7 @@ def start(setup: Setup, spec: ContainerSpec, spare: Spare, stdout: int, stderr: 
         with started.step("cgroups"):
             started.group.free_memory()
             setup.limit(spec, started)
-        # The mounts that only this thread sees are taken down when the container has begun: that waits for all of the kernel.
-        with setup.stage.private():
+        with setup.stage.private(gone_later=True):
             with started.step("create"):
                 wanted = setup.furnish(spec, started)
                 with started.step("attach"):
