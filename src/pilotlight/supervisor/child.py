@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pilotlight.config import process_environment
-from pilotlight.supervisor.journal import Journal, open_log
+from pilotlight.supervisor.journal import Journal, goes_nowhere, open_log
 from pilotlight.supervisor.sockets import Listeners
 
 MAX_STARTS = 5
@@ -126,6 +126,8 @@ class Child:
         """Start it: the reading end of its readiness pipe, and the process."""
         reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         log_fd = open_log(self.program.log_path)
+        if goes_nowhere(log_fd):
+            self._journal.log("no_room_for_log", role=self.role, path=self.program.log_path, until="its next start")
         numbers = {name: listener.fileno() for name, listener in self.program.listeners.items()}
         supervisor = os.getpid()
         try:

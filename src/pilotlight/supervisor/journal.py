@@ -5,6 +5,7 @@ Invariant: what can't be written (a full disk, a terminal that is gone) is lost,
 
 import errno
 import os
+import stat
 import sys
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -17,7 +18,8 @@ TAIL_BYTES = 64 * 1024
 def open_log(path: Path) -> int:
     """A file descriptor that appends to a log; at ROTATE_AT_BYTES the old one becomes `<name>.1` first.
 
-    Where there is no room for a log, what is written goes nowhere: no process is kept from starting by that.
+    Where there is no room for a log, what is written goes nowhere, even when there is room again (`goes_nowhere` tells): no process
+    is kept from starting by that.
     """
     try:
         if path.exists() and path.stat().st_size >= ROTATE_AT_BYTES:
@@ -27,6 +29,11 @@ def open_log(path: Path) -> int:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+
+
+def goes_nowhere(log: int) -> bool:
+    """Whether there was no room for this log when it was opened."""
+    return stat.S_ISCHR(os.fstat(log).st_mode)
 
 
 def tail(path: Path, lines: int, end_byte: int | None = None) -> list[str]:
@@ -51,11 +58,10 @@ class Journal:
     def log(self, event: str, **fields: object) -> None:
         at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         line = " ".join([at, event, *(f"{name}={value}" for name, value in fields.items())])
+        data = f"{self._unended}{line}\n".encode()
         with suppress(OSError):
-            data = f"{self._unended}{line}\n".encode()
-            self._unended = "\n"  # until all of it is there
-            if os.write(self._fd, data) == len(data):
-                self._unended = ""
+            written = data[: os.write(self._fd, data)]
+            self._unended = "" if written.endswith(b"\n") else "\n"
         if self._echo:
             with suppress(OSError):
                 print(line, file=sys.stderr, flush=True)
