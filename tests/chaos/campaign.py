@@ -15,7 +15,7 @@ from tests.chaos import journal, traces, verdict
 from tests.chaos.clients import ROLES
 from tests.chaos.faults import Faults
 from tests.chaos.schedule import Event
-from tests.chaos.target import Target, wait_for
+from tests.chaos.target import PlatformFailed, Target, wait_for
 
 REPOSITORY = Path(__file__).parent.parent.parent
 PROGRAM = Path(__file__).with_name("program.py")
@@ -172,7 +172,10 @@ def campaign(
 
 def at_rest(target: Target) -> dict[str, float]:
     """Counts of a platform that has just been started, and has nothing to do or to keep but what is deployed."""
-    wait_for(target.is_idle, REST_S, "no container is left")
+    try:
+        wait_for(target.is_idle, REST_S, "no container is left")
+    except PlatformFailed as error:
+        raise PlatformFailed(f"{error}; there are {', '.join(sorted(target.containers()))}") from None
     target.down()
     if target.clock is not None:
         target.clock.set(LONG_AFTER_S)
