@@ -151,8 +151,8 @@ bench: environment-dev  ## measurements, beside the floor that a null server set
 chaos: environment-dev  ## a campaign of faults: make chaos SEED=n [KILLS=n] [MINUTES=n]; docs/reliability.md
 	$(SUDO) $(VENV)/bin/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(KILLS),--kills $(KILLS)) $(if $(MINUTES),--minutes $(MINUTES))
 
-leaks: environment-dev  ## what thousands of containers leave behind: make leaks [CONTAINERS=n]; docs/reliability.md
-	$(SUDO) $(VENV)/bin/python -m tests.chaos.leaks $(if $(CONTAINERS),--containers $(CONTAINERS))
+leaks: environment-dev  ## what thousands of containers leave behind: make leaks [CONTAINERS=n] [ORDINARY=1]; docs/reliability.md
+	$(SUDO) $(VENV)/bin/python -m tests.chaos.leaks $(if $(CONTAINERS),--containers $(CONTAINERS)) $(if $(ORDINARY),--ordinary)
 
 escape: environment-dev  ## an attacker in a container, and floods, for each way of starting one; docs/security.md
 	$(SUDO) env PILOTLIGHT_ALL_FLOODS=1 $(VENV)/bin/pytest tests/e2e/test_escape.py

@@ -13,5 +13,5 @@ campaign   all of it, in order
 leaks      no faults, but thousands of containers one after the other, and what they leave behind
 
 python -m tests.chaos --seed 1 [--kills 200] [--minutes 40]
-python -m tests.chaos.leaks [--containers 2000]
+python -m tests.chaos.leaks [--containers 2000] [--ordinary]
 """
