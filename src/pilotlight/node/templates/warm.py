@@ -8,8 +8,9 @@ set-up threads.
 import contextlib
 import functools
 import itertools
+import json
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ from pilotlight.node.templates.spare import Spare
 from pilotlight.node.tracing import Held
 
 TOPS_KEPT = 4096  # layers of mounts whose directories are known
+MOST_CHANGED = 64  # paths; where there are more, everything may have changed
+MOST_CHANGED_BYTES = 32 << 10  # of them: they are told in one message, with the environment
+EVERYWHERE = "/"
 
 
 def start(setup: Setup, spec: ContainerSpec, spare: Spare, stdout: int, stderr: int) -> Started:
@@ -63,17 +67,21 @@ def start(setup: Setup, spec: ContainerSpec, spare: Spare, stdout: int, stderr: 
 def _changed(spec: ContainerSpec, wanted: bundle.Bundle) -> list[str]:
     """Paths at, below or above which its file system may be another than the template's."""
     own = spec.layers[len(spec.recipe.layers) if spec.recipe is not None else 0 :]
-    return [
-        *(bind.target for bind in wanted.binds),
-        *(link.path for link in spec.links),
-        *itertools.chain.from_iterable(tops_of(layer) for layer in own),
-    ]
+    tops = itertools.chain.from_iterable(tops_of(layer) for layer in own)
+    return few(itertools.chain((bind.target for bind in wanted.binds), (link.path for link in spec.links), tops))
+
+
+def few(paths: Iterable[str]) -> list[str]:
+    """These, or what holds all of them if they are more than can be told."""
+    found = list(itertools.islice(dict.fromkeys(paths), MOST_CHANGED + 1))
+    return [EVERYWHERE] if len(found) > MOST_CHANGED or len(json.dumps(found)) > MOST_CHANGED_BYTES else found
 
 
 @functools.lru_cache(maxsize=TOPS_KEPT)
 def tops_of(layer: Path) -> tuple[str, ...]:
     """A few paths below which all of a layer is, which never changes: "/root" where there are /root/a.py and /root/b/c.py."""
-    return tuple(f"/{_top(entry).relative_to(layer)}" for entry in layer.iterdir())
+    entries = list(itertools.islice(layer.iterdir(), MOST_CHANGED + 1))
+    return (EVERYWHERE,) if len(entries) > MOST_CHANGED else tuple(f"/{_top(entry).relative_to(layer)}" for entry in entries)
 
 
 def _top(path: Path) -> Path:

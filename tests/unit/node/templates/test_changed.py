@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from pilotlight.node.templates.template import PROGRAM
-from pilotlight.node.templates.warm import tops_of
+from pilotlight.node.templates.warm import EVERYWHERE, MOST_CHANGED, MOST_CHANGED_BYTES, few, tops_of
 
 
 @pytest.fixture
@@ -39,6 +39,19 @@ def test_the_directories_that_hold_all_of_a_layer(tmp_path: Path) -> None:
 
 def test_a_file_at_the_top_of_a_layer(tmp_path: Path) -> None:
     assert tops_of(layer(tmp_path / "file", "program.py")) == ("/program.py",)
+
+
+def test_more_than_can_be_told_is_everywhere(tmp_path: Path, fresh: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tops_of(layer(tmp_path / "many", *(f"{number}.py" for number in range(10_000)))) == (EVERYWHERE,)
+    paths = [f"/{number}" for number in range(MOST_CHANGED)]
+    assert few(paths) == few([*paths, *paths]) == paths
+    assert few([*paths, "/another"]) == few(["/" + "x" * MOST_CHANGED_BYTES]) == [EVERYWHERE]
+    read: list[str] = []
+    finder = ModuleType("finder")
+    finder.invalidate_caches = lambda: read.append("anew")  # type: ignore[attr-defined]
+    monkeypatch.setattr(sys, "path_importer_cache", {"/any/where": finder})
+    fresh.forget_directories([EVERYWHERE])
+    assert read == ["anew"]
 
 
 def test_a_directory_that_changed_within_its_times_grain_is_read_anew(
