@@ -1,4 +1,4 @@
-"""What a template finds out of modules before it imports them: in a fork that is thrown away.
+"""What a template finds out of modules: before it imports them, in a fork that is thrown away, and while it does.
 
 It runs on every Python from 3.9 on, in the image's interpreter, with the standard library alone.
 """
@@ -18,6 +18,29 @@ TRIAL_S = 10.0  # for what modules do at import, while they don't wait for a pro
 MOST_S = 10 * TRIAL_S
 LOOK_S = 0.5
 ANSWER_BYTES = 1000  # written at once
+
+
+class ReadNames:
+    """Records which environment variables are read while modules are imported: whoever needs others can't be forked from here."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self._kind = type(os.environ)
+        self._read = self._kind.__getitem__
+
+    def __enter__(self) -> ReadNames:
+        names, read = self.names, self._read
+
+        def getitem(environ: Any, name: Any) -> Any:
+            if type(name) in (str, bytes):  # `os.environb` is of the same class; all else is refused
+                names.add(os.fsdecode(name))
+            return read(environ, name)
+
+        setattr(self._kind, "__getitem__", getitem)  # noqa: B010
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        setattr(self._kind, "__getitem__", self._read)  # noqa: B010
 
 
 def import_all(modules: list[str]) -> None:

@@ -114,28 +114,6 @@ def receive(channel: socket.socket) -> tuple[dict[str, Any], list[int]]:
 # ---- the template ----
 
 
-class ReadNames:
-    """Records which environment variables are read while modules are imported: whoever needs others can't be forked from here."""
-
-    def __init__(self) -> None:
-        self.names: set[str] = set()
-        self._kind = type(os.environ)
-        self._read = self._kind.__getitem__
-
-    def __enter__(self) -> ReadNames:
-        names, read = self.names, self._read
-
-        def getitem(environ: Any, name: Any) -> Any:
-            names.add(name)
-            return read(environ, name)
-
-        setattr(self._kind, "__getitem__", getitem)  # noqa: B010
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        setattr(self._kind, "__getitem__", self._read)  # noqa: B010
-
-
 def load(modules: list[str]) -> dict[str, str]:
     """Import the entrypoint, as a module that nobody has run yet, and what else is wanted; returns what could not be, and why."""
     failed: dict[str, str] = {}
@@ -186,7 +164,7 @@ class Template:
     def serve(self) -> None:
         """Fork at the agent's word. Returns in the program's process of each container, never in the template's own."""
         order, _ = receive(self.agent)
-        with ReadNames() as read:
+        with trial.ReadNames() as read:
             failed = load(order["modules"])
         loaded_names.update(top_level_names())
         gc.collect()
