@@ -202,7 +202,12 @@ class Server:
         )
         self.node_output = NodeOutput(tasks=self.tasks, nodes=self.nodes, output_log=self.output_log)
         self.expectations = Expectations(
-            apps=self.apps, functions=self.functions, images=self.images, mounts=self.mounts, nodes=self.nodes
+            apps=self.apps,
+            functions=self.functions,
+            images=self.images,
+            mounts=self.mounts,
+            nodes=self.nodes,
+            occupancy=self.tasks.occupancy,
         )
         self.cordons = Cordons(database=database, nodes=self.nodes, tasks=self.tasks, pools=self.pools)
         self.gpu_tasks = GpuTasks(
@@ -425,6 +430,7 @@ class Server:
             await listener.wait_closed()
         for stream_listener in self._stream_listeners:
             await stream_listener.close()
+        await self.expectations.close()
         await self.webhook_loop.close()
         await self.webhook_sender.close()
         self.volumes.close()

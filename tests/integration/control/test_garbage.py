@@ -215,7 +215,6 @@ def test_images_go_when_nobody_asks_for_them_and_nodes_are_told_what_is_wanted(t
         snapshot = await _image(sweep, "snapshot", ["l4"], [])
         node = FakeNode(sweep.heart)
         await node.connect()
-        node.session.outgoing.clear()
         await sweep.heart.define("f")  # of an image of its own
         function = api_pb2.Function(function_name="g", image_id=used)
         app = await sweep.heart.server.apps.create(api_pb2.AppCreateRequest(description="g"), "1.6.4", "app g")
@@ -224,10 +223,10 @@ def test_images_go_when_nobody_asks_for_them_and_nodes_are_told_what_is_wanted(t
 
         async def swept() -> dict[str, Collected]:
             running = asyncio.ensure_future(sweep.run(40 * DAY_S))
-            while not node.session.outgoing:
+            while not (commands := node.commands("collect_layers")):
                 await node.session.wake.wait()
                 node.session.wake.clear()
-            asked = node.session.outgoing.pop().collect_layers
+            [asked] = commands
             assert set(asked.wanted) == {"l1", "l2", "l4"}
             sweep.garbage.layers_collected(
                 platform_pb2.LayersCollected(request_id=asked.request_id, removed=1, removed_bytes=7, kept=3, kept_bytes=9)
