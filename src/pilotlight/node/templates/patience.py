@@ -5,10 +5,11 @@ nobody can move. Source: Documentation/scheduler/sched-stats.rst (the second num
 """
 
 import contextlib
+import math
 import select
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 MOST_TIMES = 10.0  # a limit is stretched to at most so much
@@ -27,17 +28,23 @@ class Patience:
 
     limit_s: float
     processes: Callable[[], Iterable[int]] = nobody
+    ends_at: float = math.inf  # by the monotonic clock: of all waits together
+
+    def from_now(self) -> "Patience":
+        """The same for what is waited for from now on, the longest of which is that of all of it together."""
+        return replace(self, ends_at=time.monotonic() + MOST_TIMES * self.limit_s)
 
     def awaits(self, fd: int) -> bool:
         """Return once there is something to be read, or an end; False: too late."""
         poll = select.poll()
         poll.register(fd, select.POLLIN)
-        begun = at = time.monotonic()
-        if poll.poll(min(_UNWATCHED_S, self.limit_s) * 1000):
+        at = time.monotonic()
+        ends_at = min(self.ends_at, at + MOST_TIMES * self.limit_s)
+        if poll.poll(max(0.0, min(_UNWATCHED_S, self.limit_s, ends_at - at)) * 1000):
             return True
         delays = self._delays_s()
         counted_s = time.monotonic() - at
-        while counted_s < self.limit_s and time.monotonic() - begun < MOST_TIMES * self.limit_s:
+        while counted_s < self.limit_s and time.monotonic() < ends_at:
             at = time.monotonic()
             if poll.poll(min(_LOOK_S, self.limit_s - counted_s) * 1000 + 1):
                 return True

@@ -203,7 +203,7 @@ class Template:
         ours = self._channel
         if ours is None:
             raise TemplateFault("It has ended.")
-        channel, theirs = Channel.pair(Patience(ANSWER_TIMEOUT_S, self.started.group.processes))
+        channel, theirs = Channel.pair(Patience(ANSWER_TIMEOUT_S, self.started.group.processes).from_now())
         try:
             ours.send(_order(), [theirs.fileno(), network])
         except BaseException:
@@ -229,8 +229,10 @@ class Template:
         return next((int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith("RssAnon:")), 0)
 
     def kill(self) -> None:
-        """Kill the interpreter; whoever waits for it will notice. Safe to repeat."""
+        """Kill the interpreter; whoever waits for it notices at once: what it tries in a fork has its socket, too. Safe to repeat."""
         with self._lock:
+            if self._channel is not None:
+                self._channel.hang_up()
             if self.pidfd >= 0:
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)

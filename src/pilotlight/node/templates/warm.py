@@ -10,6 +10,7 @@ import functools
 import itertools
 import json
 import os
+import time
 from collections.abc import Generator, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -57,7 +58,9 @@ def start(setup: Setup, spec: ContainerSpec, spare: Spare, stdout: int, stderr: 
                 _verify(setup, spare, started, given)
             with started.step("hand over"):
                 env = {"PATH": bundle.DEFAULT_PATH, "HOME": wanted.user.home, **spec.env}
-                spare.channel.send({"env": env, "cwd": spec.cwd or "/", "changed": _changed(spec, wanted)})
+                message = {"env": env, "cwd": spec.cwd or "/", "changed": _changed(spec, wanted)}
+                started.told_ns = time.time_ns()  # before it may speak: this thread may have to wait for its next turn
+                spare.channel.send(message)
     except BaseException:
         setup.undo(started)
         raise
@@ -129,6 +132,7 @@ def _enter(spec: ContainerSpec, spare: Spare, tree: int, stdout: int, stderr: in
     try:
         for pipe in (stdin, stdout, stderr):  # so that /dev/stdout can be opened anew
             os.fchown(pipe, spare.owner, spare.owner)
+        spare.channel.patience = spare.channel.patience.from_now()
         spare.channel.send({"hostname": spec.container_id}, [tree, stdin, stdout, stderr])
     finally:
         os.close(stdin)

@@ -76,3 +76,15 @@ def test_the_kernel_tells_how_long_one_waited_for_a_processor() -> None:
 
 def test_numbers_that_nobody_has_do_not_matter() -> None:
     assert Patience(1.0, lambda: [0, 2**30])._delays_s() == {}
+
+
+def test_several_waits_have_one_end(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = time.monotonic()
+    monkeypatch.setattr(Patience, "_delays_s", lambda self: {1: time.monotonic() - begun})
+    together = Patience(LIMIT_S).from_now()
+    assert not together.awaits(pipe[0])
+    again = time.monotonic()
+    assert not together.awaits(pipe[0])
+    assert time.monotonic() - again < LIMIT_S, "the first has used it all"
+    os.write(pipe[1], b"x")
+    assert together.awaits(pipe[0]), "what is there was in time"
