@@ -5,6 +5,7 @@ kernel. All calls block, with a limit. Sources: unix(7), SCM_CREDENTIALS and SCM
 """
 
 import array
+import contextlib
 import json
 import os
 import socket
@@ -48,6 +49,11 @@ class Channel:
 
     def close(self) -> None:
         self._socket.close()
+
+    def hang_up(self) -> None:
+        """Have whoever waits for a message here wait no more, however many hold the other end. Any thread may call."""
+        with contextlib.suppress(OSError):  # it is closed, or was hung up
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def send(self, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
         """Raises TemplateFault where nobody takes it."""
