@@ -6,51 +6,23 @@ its own source finds its change.
 """
 
 import asyncio
-import base64
-import binascii
 import contextlib
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from importlib.util import source_from_cache
 from itertools import islice
-from pathlib import Path, PurePosixPath
-
-import structlog
+from pathlib import Path
 
 from pilotlight.core.containers import ContainerRuntime
 from pilotlight.core.errors import PilotlightError
+from pilotlight.images.compiling import MOST_SOURCES, Compiler, write_compiled
 from pilotlight.images.layers import LayerStore, definition_id
 from pilotlight.images.mounts import Mounts, relative_path
 from pilotlight.images.probe import find_python
 from pilotlight.images.stages import state_of
-from pilotlight.images.steps import Command, StepFailed, Steps
 from pilotlight.images.surroundings import Surroundings
 from pilotlight.wire import platform_pb2
 
-log = structlog.get_logger()
-
 RECIPE = 2  # raise it when what is made changes
-MOST_SOURCES = 1_000  # of one function; the others are compiled where they are imported
-MOST_BYTES = 32 << 20  # of what the container says
-MEMORY_MIB = 512
-TIMEOUT_S = 60.0
-_TAG = re.compile(r"[a-z]+-[0-9]{2,4}[a-z]{0,2}")
-_LINE = re.compile(r"([0-9]{1,6}) ([0-9]{1,9}) ([A-Za-z0-9+/=]+)")  # which source, length of its bytecode, bytecode
-_CHECKED = 3  # flags of PEP 552: by a hash, which is checked
-# It runs in whatever Python the image has, 3.8 included; without `site`, so that no package of the image is imported.
-_SCRIPT = f"""
-import base64, importlib.util, marshal, sys
-print(sys.implementation.cache_tag)
-for number, path in enumerate(sys.argv[1:]):
-    try:
-        with open(path, "rb") as file:
-            source = file.read()
-        code = marshal.dumps(compile(source, path, "exec", dont_inherit=True))
-    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
-        continue
-    pyc = importlib.util.MAGIC_NUMBER + ({_CHECKED}).to_bytes(4, "little") + importlib.util.source_hash(source) + code
-    print(number, len(pyc), base64.b64encode(pyc).decode())
-"""
 
 
 class Bytecode:
@@ -60,7 +32,7 @@ class Bytecode:
         self, directory: Path, runtime: ContainerRuntime, surroundings: Surroundings, images: LayerStore, mounts: Mounts
     ) -> None:
         self._made = LayerStore(directory)
-        self._steps = Steps(runtime, surroundings, MEMORY_MIB)
+        self._compiler = Compiler(runtime, surroundings)
         self._images = images
         self._mounts = mounts
         self._one = asyncio.Lock()  # a container at a time: others wait to run programs
@@ -91,8 +63,8 @@ class Bytecode:
             mounts = [await self._mounts.layer(mount) for mount in request.mounts]
 
             async def fill(content: Path) -> None:
-                compiled = await self._compile((*layers, *mounts), python, sources)
-                await asyncio.to_thread(_write, content, compiled)
+                compiled = await self._compiler.compile((*layers, *mounts), python, sources, is_checked=True)
+                await asyncio.to_thread(write_compiled, content, compiled)
 
             await self._made.make(_layer_id(request), parent="", command=f"bytecode for {request.image_id}", fill=fill)
 
@@ -107,47 +79,6 @@ class Bytecode:
     def sweep(self) -> None:
         """Remove what an interrupted agent left."""
         self._made.sweep()
-
-    async def _compile(self, layers: tuple[Path, ...], python: str, sources: tuple[str, ...]) -> dict[str, bytes]:
-        args = (python, "-I", "-S", "-B", "-c", _SCRIPT, *(f"/{path}" for path in sources))
-        command = Command(layers, args, user="0", block_network=True)
-        ended, said = await self._steps.ask(command, most=MOST_BYTES, timeout_s=TIMEOUT_S)
-        if ended.code:  # what it said may lack its end, and what is kept is kept for good
-            how = "ran out of memory and was killed" if ended.oom_killed else f"ended with exit code {ended.code}"
-            raise StepFailed(f"The compiler {how}.")
-        return await asyncio.to_thread(compiled_of, said, sources)
-
-
-def compiled_of(said: str, sources: tuple[str, ...]) -> dict[str, bytes]:
-    """Paths below the root and contents, as a container says that they are: it may say anything, and is heard on these alone.
-
-    Bytecode that lacks a part breaks its import for good, so a line counts only with its end, and with the length that it names.
-    """
-    tag, *lines = said.split("\n")[:-1] or [""]
-    if not _TAG.fullmatch(tag):
-        return {}
-    found: dict[str, bytes] = {}
-    for line in lines:
-        match = _LINE.fullmatch(line)
-        if match is None or int(match[1]) >= len(sources):
-            continue
-        source = PurePosixPath(sources[int(match[1])])
-        with contextlib.suppress(binascii.Error):
-            code = base64.b64decode(match[3], validate=True)
-            if len(code) == int(match[2]):
-                found[str(source.parent / "__pycache__" / f"{source.stem}.{tag}.pyc")] = code
-    return found
-
-
-def _write(content: Path, files: Mapping[str, bytes]) -> None:
-    for path, data in files.items():
-        place = content / path
-        for parent in reversed(place.relative_to(content).parents[:-1]):
-            if not (content / parent).exists():
-                (content / parent).mkdir()
-                (content / parent).chmod(0o755)  # as the directories of mounts
-        place.write_bytes(data)
-        place.chmod(0o644)
 
 
 def _sources(request: platform_pb2.StartTask) -> tuple[str, ...]:

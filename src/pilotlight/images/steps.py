@@ -84,7 +84,7 @@ class Steps:
         return ended, output.last_lines()
 
     async def ask(self, command: Command, *, most: int, timeout_s: float) -> tuple[Exit, str]:
-        """Run it for what it prints to its standard output, `most` characters at most; returns how it ended, too.
+        """Run it for what it prints to its standard output, `most` bytes at most; returns how it ended, too.
 
         Raises StepFailed where it takes longer: the image's own programs run there, which may do what they like.
         """
@@ -110,7 +110,7 @@ class Steps:
 
 
 class Said:
-    """What a container printed, up to a limit: from the first piece on that is too much, nothing is heard."""
+    """What a container printed, up to a limit in bytes: from the first piece on that is too much, nothing is heard."""
 
     def __init__(self, limit: int) -> None:
         self._pieces: list[str] = []
@@ -119,7 +119,7 @@ class Said:
     def receive(self, fd: int, text: str) -> None:
         if fd != 1:
             return
-        self._left -= len(text)
+        self._left -= len(text.encode())
         if self._left >= 0:
             self._pieces.append(text)
 

@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from pilotlight.images import bytecode
-from pilotlight.images.bytecode import compiled_of
+from pilotlight.images.compiling import arguments, compiled_of
 from pilotlight.wire import platform_pb2
 
 SOURCES = ("root/program.py", "root/package/part.py")
@@ -32,9 +34,20 @@ def test_whatever_else_it_says_is_not_heard() -> None:
     assert not compiled_of("", SOURCES)
     assert not compiled_of(said("../../etc", f"0 {encoded(b'one')}"), SOURCES)
     assert not compiled_of(said("cpython-311/..", f"0 {encoded(b'one')}"), SOURCES)
-    wrong = ("7 1 QQ==", "-1 1 QQ==", "x 1 QQ==", "0 1 not base64!", "0 1 QQ=", "0 1", "0", "0 QQ==", "0 2 QQ==", "0 x QQ==")
-    found = compiled_of(said("cpython-311", *wrong, f"1 {encoded(b'two')}"), SOURCES)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["7 1 QQ==", "-1 1 QQ==", "x 1 QQ==", "0 1 not base64!", "0 1 QQ=", "0 1", "0", "0 QQ==", "0 2 QQ==", "0 x QQ=="]
+)
+def test_a_line_that_is_wrong_is_not_heard(wrong: str) -> None:
+    found = compiled_of(said("cpython-311", wrong, f"1 {encoded(b'two')}"), SOURCES)
     assert found == {"root/package/__pycache__/part.cpython-311.pyc": b"two"}
+
+
+def test_each_source_is_heard_on_once_and_no_line_beyond_their_number() -> None:
+    twice = said("cpython-311", f"0 {encoded(b'one')}", f"0 {encoded(b'two')}")
+    assert list(compiled_of(twice, SOURCES).values()) == [b"one"]
+    assert not compiled_of(said("cpython-311", "0 x", "0 x", f"1 {encoded(b'two')}"), SOURCES)
 
 
 def test_a_line_that_lacks_its_end_is_not_heard() -> None:
@@ -65,8 +78,8 @@ def test_the_interpreter_takes_it_until_the_source_changes(tmp_path: Path) -> No
     source, broken = tmp_path / "program.py", tmp_path / "broken.py"
     source.write_text("VALUE = 1\n")
     broken.write_text("def\n")
-    arguments = [sys.executable, "-I", "-S", "-B", "-c", bytecode._SCRIPT, str(broken), str(source)]
-    printed = subprocess.run(arguments, check=True, capture_output=True, text=True).stdout
+    command = [*arguments(sys.executable, is_checked=True), str(broken), str(source)]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     [(path, data)] = compiled_of(printed, (str(broken), str(source))).items()
     assert path == importlib.util.cache_from_source(str(source))
     Path(path).parent.mkdir()

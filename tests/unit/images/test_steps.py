@@ -47,6 +47,10 @@ def test_after_too_much_was_said_nothing_is_heard() -> None:
     for fd, text in ((1, "ab"), (2, "error"), (1, "c"), (1, "de"), (1, "f")):
         heard.receive(fd, text)
     assert heard.text == "abc"
+    wide = Said(4)
+    for text in ("\N{GREEK SMALL LETTER ALPHA}", "\N{ROCKET}"):
+        wide.receive(1, text)
+    assert wide.text == "\N{GREEK SMALL LETTER ALPHA}"
 
 
 def test_what_was_printed_is_the_answer() -> None:
