@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from modal_proto import api_pb2
 from sqlalchemy import Connection, Row
 
 from pilotlight.control.functions import Functions
 from pilotlight.control.pools import Pools
+from pilotlight.control.timestamps import timestamp
 from pilotlight.core import errors
 from pilotlight.store import statistics as store
 from pilotlight.store.database import Database
@@ -93,7 +93,7 @@ def _chosen(connection: Connection, app_id: str, base_id: str, function_id: str,
 
 
 def _info(row: Row[*tuple[Any, ...]], task_id: str) -> Info:
-    info = Info(function_call_id=row.call_id, enqueued_at=_timestamp(row.called_at))
+    info = Info(function_call_id=row.call_id, enqueued_at=timestamp(row.called_at))
     if row.status is None:
         running, pending = api_pb2.FUNCTION_CALL_INPUT_STATUS_RUNNING, api_pb2.FUNCTION_CALL_INPUT_STATUS_PENDING
         info.status = running if task_id else pending
@@ -104,10 +104,6 @@ def _info(row: Row[*tuple[Any, ...]], task_id: str) -> Info:
     if row.task_id:
         info.container_id = row.task_id
     if row.started_at is not None:
-        info.started_at.CopyFrom(_timestamp(row.started_at))
+        info.started_at.CopyFrom(timestamp(row.started_at))
         info.execution_time_seconds = max(0.0, row.ended_at - row.started_at)
     return info
-
-
-def _timestamp(at: float) -> Timestamp:
-    return Timestamp(seconds=int(at), nanos=int(at % 1 * 1e9))

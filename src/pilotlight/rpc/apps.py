@@ -4,13 +4,13 @@ import time
 from collections.abc import AsyncGenerator
 
 from google.protobuf.empty_pb2 import Empty
-from google.protobuf.timestamp_pb2 import Timestamp
 from modal_proto import api_pb2
 
 from pilotlight.control.apps import STOP_GRACE_S, Apps
 from pilotlight.control.environments import Environments
 from pilotlight.control.output_log import Filter, OutputLog, line_id_of
 from pilotlight.control.tasks import Tasks
+from pilotlight.control.timestamps import seconds, timestamp
 from pilotlight.control.tokens import Tokens
 from pilotlight.core import errors
 from pilotlight.rpc.framework import Caller
@@ -210,7 +210,7 @@ class AppHandlers:
         for start, file_descriptor, count in await self._output_log.count(_filter(request), since, until, bucket_s):
             bucket = buckets.get(start)
             if bucket is None:
-                bucket = buckets[start] = reply.buckets.add(bucket_start_at=_timestamp(start))
+                bucket = buckets[start] = reply.buckets.add(bucket_start_at=timestamp(start))
             name = _COUNTERS.get(file_descriptor, "system_logs")
             setattr(bucket, name, getattr(bucket, name) + count)
         return reply
@@ -231,9 +231,4 @@ def _filter(request: api_pb2.AppFetchLogsRequest | api_pb2.AppCountLogsRequest) 
 def _seconds(request: api_pb2.AppFetchLogsRequest | api_pb2.AppCountLogsRequest, name: str) -> float | None:
     if not request.HasField(name):  # pyright: ignore[reportArgumentType]
         return None
-    moment: Timestamp = getattr(request, name)
-    return moment.seconds + moment.nanos / 1e9
-
-
-def _timestamp(at: float) -> Timestamp:
-    return Timestamp(seconds=int(at), nanos=int(at % 1 * 1e9))
+    return seconds(getattr(request, name))

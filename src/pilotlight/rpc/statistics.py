@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from modal_proto import api_pb2
 
 from pilotlight.control.call_lists import CallLists
 from pilotlight.control.statistics import MemberReport, Span, Statistics
+from pilotlight.control.timestamps import seconds, timestamp
 from pilotlight.core.statistics import percentiles
 from pilotlight.rpc.apps import AppHandlers
 from pilotlight.rpc.framework import Caller
@@ -66,7 +66,7 @@ class StatisticsHandlers:
     ) -> api_pb2.FunctionCallFetchResponse:
         function_id, with_variants = request.function_id, request.all_variants
         if request.HasField("range"):
-            since, until = _seconds(request.range.since), _seconds(request.range.until)
+            since, until = seconds(request.range.since), seconds(request.range.until)
             infos = await self._call_lists.between(function_id, since, until, request.range.limit, with_variants=with_variants)
         else:
             infos = await self._call_lists.newest(function_id, request.tail.count, with_variants=with_variants)
@@ -75,13 +75,12 @@ class StatisticsHandlers:
     async def FunctionCallCount(
         self, caller: Caller, request: api_pb2.FunctionCallCountRequest
     ) -> api_pb2.FunctionCallCountResponse:
-        since, until = _seconds(request.since), _seconds(request.until)
+        since, until = seconds(request.since), seconds(request.until)
         reply = api_pb2.FunctionCallCountResponse()
         for row in await self._call_lists.counts(
             request.function_id, since, until, request.bucket_secs, with_variants=request.all_variants
         ):
-            start = Timestamp(seconds=int(row.start), nanos=int(row.start % 1 * 1e9))
-            reply.buckets.add(bucket_start_at=start, count=row.n)
+            reply.buckets.add(bucket_start_at=timestamp(row.start), count=row.n)
         return reply
 
     async def FunctionListVariants(
@@ -117,8 +116,4 @@ def distribution(name: str, values: Sequence[float]) -> api_pb2.StatsPercentileD
 
 
 def _span(request: api_pb2.FunctionGetTimeRangeStatsRequest | api_pb2.AppGetTimeRangeStatsRequest) -> Span:
-    return Span(_seconds(request.since), _seconds(request.until))
-
-
-def _seconds(moment: Timestamp) -> float:
-    return moment.seconds + moment.nanos / 1e9
+    return Span(seconds(request.since), seconds(request.until))

@@ -1,16 +1,20 @@
 """RPCs about what was over time: which series there are of functions and servers, and their points."""
 
+import asyncio
 from collections.abc import Iterable
+from typing import TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from modal_proto import api_pb2
 
 from pilotlight.control.timelines import Series, Timelines
+from pilotlight.control.timestamps import seconds
 from pilotlight.core import errors, timelines
 from pilotlight.core.timelines import Window
 from pilotlight.rpc.framework import Caller
 
 Request = api_pb2.FunctionGetMetricsRequest | api_pb2.ServerGetMetricsRequest | api_pb2.MetricsGetInfoRequest
+Reply = TypeVar("Reply", api_pb2.FunctionGetMetricsResponse, api_pb2.ServerGetMetricsResponse)
 _TARGETS = {
     api_pb2.MetricsGetInfoRequest.METRICS_TARGET_TYPE_FUNCTION: timelines.OF_FUNCTIONS,
     api_pb2.MetricsGetInfoRequest.METRICS_TARGET_TYPE_SERVER: timelines.OF_SERVERS,
@@ -40,34 +44,25 @@ class TimelineHandlers:
     ) -> api_pb2.FunctionGetMetricsResponse:
         buckets, groups = _window(request), timelines.chosen(timelines.OF_FUNCTIONS, request.groups)
         series = await self._timelines.of_function(request.function_id, buckets, groups, with_variants=request.rollup)
-        since, until = Timestamp(seconds=buckets.since), Timestamp(seconds=buckets.until)
-        return api_pb2.FunctionGetMetricsResponse(
-            since=since, until=until, bucket_secs=buckets.bucket_s, series=_messages(buckets, series)
-        )
+        return await asyncio.to_thread(_filled, api_pb2.FunctionGetMetricsResponse(), buckets, series)
 
     async def ServerGetMetrics(self, caller: Caller, request: api_pb2.ServerGetMetricsRequest) -> api_pb2.ServerGetMetricsResponse:
         buckets, groups = _window(request), timelines.chosen(timelines.OF_SERVERS, request.groups)
         series = await self._timelines.of_server(request.function_id, buckets, groups)
-        since, until = Timestamp(seconds=buckets.since), Timestamp(seconds=buckets.until)
-        return api_pb2.ServerGetMetricsResponse(
-            since=since, until=until, bucket_secs=buckets.bucket_s, series=_messages(buckets, series)
-        )
+        return await asyncio.to_thread(_filled, api_pb2.ServerGetMetricsResponse(), buckets, series)
 
 
 def _window(request: Request) -> Window:
     width = request.bucket_secs if request.HasField("bucket_secs") else None
-    return timelines.window(_seconds(request.since), _seconds(request.until), width)
+    return timelines.window(seconds(request.since), seconds(request.until), width)
 
 
-def _messages(buckets: Window, series: Iterable[Series]) -> list[api_pb2.FunctionMetricSeries]:
-    messages: list[api_pb2.FunctionMetricSeries] = []
+def _filled(reply: Reply, buckets: Window, series: Iterable[Series]) -> Reply:
+    """Series have 500 points each, and there are dozens: too many messages to be made while calls wait."""
+    reply.since.seconds, reply.until.seconds, reply.bucket_secs = buckets.since, buckets.until, buckets.bucket_s
+    starts = [Timestamp(seconds=start) for start in buckets.starts]
     for one in series:
-        message = api_pb2.FunctionMetricSeries(name=one.name, unit=one.unit, description=one.description)
-        for start, value in zip(buckets.starts, one.values, strict=True):
-            message.points.add(timestamp=Timestamp(seconds=start), value=value)
-        messages.append(message)
-    return messages
-
-
-def _seconds(moment: Timestamp) -> float:
-    return moment.seconds + moment.nanos / 1e9
+        message = reply.series.add(name=one.name, unit=one.unit, description=one.description)
+        for start, value in zip(starts, one.values, strict=True):
+            message.points.add(timestamp=start, value=value)
+    return reply
