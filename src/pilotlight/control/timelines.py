@@ -14,11 +14,12 @@ from sqlalchemy import Connection, Row
 
 from pilotlight.control.functions import Functions
 from pilotlight.control.statistics import SAMPLED_OUTPUTS, Rows, execution, latency, mean_cores, peak_gib
+from pilotlight.control.web_definitions import has_no_inputs
 from pilotlight.core import errors, timelines
 from pilotlight.core.statistics import is_error
 from pilotlight.core.timelines import Family, Groups, Values, Window
 from pilotlight.store import statistics as rows_of
-from pilotlight.store import timelines as store
+from pilotlight.store import web_requests as requests
 from pilotlight.store.database import Database
 
 SAMPLED_REQUESTS = 10_000  # the newest ones, of which times are taken
@@ -69,14 +70,18 @@ class Timelines:
         def query(connection: Connection) -> dict[str, Values]:
             bound = [row.function_id for row in rows_of.variants(connection, record.app_id, base_id)]
             ids = [base_id, *bound] if with_variants else [function_id]
-            values = self._of_calls(connection, ids, buckets) if "calls" in groups else {}
+            values: dict[str, Values] = {}
+            if "calls" in groups:
+                values = _no_calls(buckets) if has_no_inputs(record.definition) else self._of_calls(connection, ids, buckets)
             return values | self._of_containers(connection, record.app_id, ids, buckets)
 
         return _series(groups, await self._database.read_long(query))
 
     async def of_server(self, function_id: str, buckets: Window, groups: Groups) -> list[Series]:
-        """Of one modal.Server."""
+        """Of one modal.Server. Raises InvalidInput for what is none."""
         record = await self._functions.get(function_id)
+        if not record.definition.is_server:
+            raise errors.InvalidInput(f"{record.tag} is no modal.Server. What there is of it, `modal function metrics` tells.")
         values = await self._database.read_long(
             lambda connection: self._of_containers(connection, record.app_id, [function_id], buckets)
         )
@@ -122,14 +127,15 @@ class Timelines:
         return _known(buckets, values, 0.0, self._now())
 
     def _of_requests(self, connection: Connection, function_id: str, buckets: Window) -> dict[str, Values]:
-        rows = store.requests(connection, function_id, buckets.since, buckets.until, buckets.bucket_s)
-        times = store.request_times(connection, function_id, buckets.since, buckets.until, SAMPLED_REQUESTS)
+        span = (function_id, buckets.since, buckets.until)
+        rows = requests.counts(connection, *span, buckets.bucket_s)
+        times = requests.times(connection, *span, "", SAMPLED_REQUESTS)
         values = {
             "requests_count": timelines.counts(buckets, [(row.start, row.n) for row in rows]),
             "failed_requests_count": timelines.counts(buckets, [(row.start, row.n) for row in rows if row.status >= 500]),
             **_named("request_time", timelines.spread(buckets, times)),
         }
-        return _known(buckets, values, store.requests_kept_since(connection), self._now())
+        return _known(buckets, values, requests.kept_since(connection), self._now())
 
 
 _RESERVED: Mapping[str, Callable[[Row[*tuple[Any, ...]]], float]] = {
@@ -144,6 +150,10 @@ def _spans(
 ) -> list[tuple[float, float, float]]:
     """From the moment in that column to the end of each container."""
     return [(getattr(row, since), row.finished_at if row.finished_at is not None else buckets.until, amount(row)) for row in rows]
+
+
+def _no_calls(buckets: Window) -> dict[str, Values]:
+    return {name: [None for _ in buckets.starts] for family in timelines.OF_FUNCTIONS["calls"] for name in family.names}
 
 
 def _named(base: str, values: Mapping[str, Values]) -> dict[str, Values]:

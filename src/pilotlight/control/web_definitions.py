@@ -34,6 +34,13 @@ def is_web(function: api_pb2.Function) -> bool:
     )
 
 
+def has_no_inputs(function: api_pb2.Function) -> bool:
+    """Whether requests of HTTP are all that reaches the function."""
+    methods = function.method_definitions.values()
+    by_methods = bool(methods) and all(method.webhook_config.type for method in methods)
+    return bool(function.is_server or function.webhook_config.type or by_methods)
+
+
 def endpoints_of(function: api_pb2.Function) -> list[Endpoint]:
     """All endpoints of a function that has its addresses."""
     if function.is_server:

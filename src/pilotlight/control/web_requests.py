@@ -1,5 +1,6 @@
 """What a modal.Server has answered: the newest requests of all servers, kept beside what containers print."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,9 +47,12 @@ class WebRequests:
         most = min(limit or REQUESTS_PER_REPLY, REQUESTS_PER_REPLY)
         return await self._database.read(lambda connection: store.between(connection, function_id, since, until, most))
 
-    async def counts(self, function_id: str, since: float, until: float, bucket_s: int) -> list[Row[*tuple[Any, ...]]]:
-        """Requests per time bucket: rows of (start, n)."""
-        return await self._database.read(lambda connection: store.counts(connection, function_id, since, until, bucket_s))
+    async def counts(self, function_id: str, since: float, until: float, bucket_s: int) -> list[tuple[float, int]]:
+        """(start, n) of the requests of a span, by buckets of so many seconds."""
+        found: Counter[float] = Counter()
+        for row in await self._database.read_long(lambda connection: store.counts(connection, function_id, since, until, bucket_s)):
+            found[row.start] += row.n
+        return list(found.items())
 
     async def outcomes(
         self, function_id: str, since: float, until: float, task_id: str = ""
@@ -57,6 +61,7 @@ class WebRequests:
 
         def query(connection: Connection) -> tuple[list[Row[*tuple[Any, ...]]], list[float]]:
             span = (function_id, since, until, task_id)
-            return store.outcomes(connection, *span), store.durations(connection, *span, REQUESTS_PER_REPLY)
+            durations = [seconds for _, seconds in store.times(connection, *span, REQUESTS_PER_REPLY)]
+            return store.outcomes(connection, *span), durations
 
-        return await self._database.read(query)
+        return await self._database.read_long(query)

@@ -106,7 +106,7 @@ _OF_CONTAINERS: Groups = {
 }
 OF_FUNCTIONS: Groups = {
     "calls": (
-        Family("new_calls", "calls", "Inputs that arrived. Requests of web functions are no inputs."),
+        Family("new_calls", "calls", "Inputs, by when their call began. Requests of web functions are none."),
         Family("successful_calls", "calls", "Inputs that ended well."),
         Family("failed_calls", "calls", "Inputs that raised an exception, or whose containers died too often."),
         Family("timed_out_calls", "calls", "Inputs that took longer than they may."),

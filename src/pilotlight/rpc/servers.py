@@ -1,9 +1,9 @@
 """RPCs of modal.Server: what it has answered."""
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from modal_proto import api_pb2
 
 from pilotlight.control.statistics import ContainerCounts, Span, Statistics
+from pilotlight.control.timestamps import seconds, timestamp
 from pilotlight.control.web_requests import WebRequests
 from pilotlight.rpc.framework import Caller
 from pilotlight.rpc.statistics import distribution
@@ -23,14 +23,14 @@ class ServerHandlers:
     ) -> api_pb2.ServerRequestFetchResponse:
         if request.HasField("range"):
             wish = request.range
-            rows = await self._requests.between(request.function_id, _seconds(wish.since), _seconds(wish.until), wish.limit)
+            rows = await self._requests.between(request.function_id, seconds(wish.since), seconds(wish.until), wish.limit)
         else:
             rows = await self._requests.newest(request.function_id, request.tail.count)
         reply = api_pb2.ServerRequestFetchResponse()
         for row in rows:
             reply.requests.add(
                 route=row.route,
-                timestamp=_timestamp(row.at),
+                timestamp=timestamp(row.at),
                 container_id=row.task_id,
                 duration_seconds=row.seconds,
                 status=row.status,
@@ -40,16 +40,16 @@ class ServerHandlers:
     async def ServerCountRequests(
         self, caller: Caller, request: api_pb2.ServerCountRequestsRequest
     ) -> api_pb2.ServerCountRequestsResponse:
-        since, until = _seconds(request.since), _seconds(request.until)
+        since, until = seconds(request.since), seconds(request.until)
         reply = api_pb2.ServerCountRequestsResponse()
-        for row in await self._requests.counts(request.function_id, since, until, request.bucket_secs or DEFAULT_BUCKET_S):
-            reply.buckets.add(bucket_start_at=_timestamp(row.start), count=row.n)
+        for start, count in await self._requests.counts(request.function_id, since, until, request.bucket_secs or DEFAULT_BUCKET_S):
+            reply.buckets.add(bucket_start_at=timestamp(start), count=count)
         return reply
 
     async def ServerGetTimeRangeStats(
         self, caller: Caller, request: api_pb2.ServerGetTimeRangeStatsRequest
     ) -> api_pb2.ServerGetTimeRangeStatsResponse:
-        span = Span(_seconds(request.since), _seconds(request.until))
+        span = Span(seconds(request.since), seconds(request.until))
         task_id = request.container_id
         report = await self._statistics.of_function(request.function_id, span, with_variants=False, task_id=task_id)
         statuses, durations = await self._requests.outcomes(request.function_id, span.since, span.until, task_id)
@@ -78,11 +78,3 @@ def _of_containers(counts: ContainerCounts) -> api_pb2.ServerGetTimeRangeStatsRe
         container_creating_at_end_count=counts.creating_at_end,
         container_total_count=counts.total,
     )
-
-
-def _seconds(moment: Timestamp) -> float:
-    return moment.seconds + moment.nanos / 1e9
-
-
-def _timestamp(at: float) -> Timestamp:
-    return Timestamp(seconds=int(at), nanos=int(at % 1 * 1e9))

@@ -34,10 +34,13 @@ def outcomes(connection: Connection, function_id: str, since: float, until: floa
     return list(connection.execute(query.group_by(web_requests.c.status)))
 
 
-def durations(connection: Connection, function_id: str, since: float, until: float, task_id: str, limit: int) -> list[float]:
-    """Seconds of the last requests of a span."""
-    query = select(web_requests.c.seconds).where(*_within(function_id, since, until, task_id))
-    return list(connection.execute(query.order_by(web_requests.c.at.desc()).limit(limit)).scalars())
+def times(
+    connection: Connection, function_id: str, since: float, until: float, task_id: str, limit: int
+) -> list[tuple[float, float]]:
+    """(when it began, seconds) of the last requests of a span; of one container, if one is named."""
+    at = web_requests.c.at
+    query = select(at, web_requests.c.seconds).where(*_within(function_id, since, until, task_id))
+    return [(row.at, row.seconds) for row in connection.execute(query.order_by(at.desc()).limit(limit))]
 
 
 def _within(function_id: str, since: float, until: float, task_id: str) -> list[ColumnElement[bool]]:
@@ -47,8 +50,14 @@ def _within(function_id: str, since: float, until: float, task_id: str) -> list[
 
 
 def counts(connection: Connection, function_id: str, since: float, until: float, bucket_s: int) -> list[Row[*tuple[Any, ...]]]:
-    """Requests per time bucket: rows of (start, n)."""
-    at = web_requests.c.at
-    start = (func.floor((at - since) / bucket_s) * bucket_s + since).label("start")
-    query = select(start, func.count().label("n")).where(web_requests.c.function_id == function_id, at >= since, at < until)
-    return list(connection.execute(query.group_by(start).order_by(start)))
+    """(start, status, n) of the requests that began within a span, by buckets of so many seconds."""
+    start = (func.floor((web_requests.c.at - since) / bucket_s) * bucket_s + since).label("start")
+    query = select(start, web_requests.c.status, func.count().label("n")).where(*_within(function_id, since, until, ""))
+    return list(connection.execute(query.group_by(start, web_requests.c.status).order_by(start)))
+
+
+def kept_since(connection: Connection) -> float:
+    """From when on no request that began is missing; 0 where none ever was removed. Rows are in the order of their ends."""
+    columns = (web_requests.c.request_id, web_requests.c.at, web_requests.c.seconds)
+    oldest = connection.execute(select(*columns).order_by(web_requests.c.request_id).limit(1)).first()
+    return oldest.at + oldest.seconds if oldest is not None and oldest.request_id > 1 else 0.0

@@ -1,18 +1,25 @@
 """What is told of functions over time, from rows: what is read for it, and what is not known."""
 
+import asyncio
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from heart import UNARY, FakeNode, Heart, beat
+from modal_proto import api_pb2
 from sqlalchemy import Connection, event
 
 from pilotlight.control import timelines as control
 from pilotlight.control.call_lists import CallLists
 from pilotlight.control.statistics import Span
+from pilotlight.control.timelines import Series, Timelines
 from pilotlight.core import errors, timelines
-from pilotlight.core.timelines import OF_FUNCTIONS
+from pilotlight.core.timelines import OF_FUNCTIONS, Window
+from pilotlight.rpc.timelines import TimelineHandlers
 from pilotlight.store import statistics as rows
 
 
@@ -78,3 +85,40 @@ def test_only_containers_of_the_function_are_read_and_not_too_many_of_them(tmp_p
             await heart.server.timelines.of_function(function_id, buckets, OF_FUNCTIONS, with_variants=False)
 
     beat(tmp_path, scenario)
+
+
+def test_nothing_is_known_of_calls_where_requests_are_all_that_comes(tmp_path: Path) -> None:
+    async def scenario(heart: Heart) -> None:
+        web = api_pb2.WebhookConfig(type=api_pb2.WEBHOOK_TYPE_ASGI_APP)
+        plain, asgi = await heart.define("plain"), await heart.define("asgi", webhook_config=web)
+        buckets = timelines.window(time.time() - 600, time.time(), 60)
+        for function_id, value in ((plain, 0), (asgi, None)):
+            series = await heart.server.timelines.of_function(function_id, buckets, OF_FUNCTIONS, with_variants=False)
+            values = {one.name: one.values[1] for one in series}
+            assert (values["new_calls_count"], values["failed_calls_count"]) == (value, value)
+            assert values["started_containers_count"] == 0 and values["latency_p50"] is None
+
+    beat(tmp_path, scenario)
+
+
+def test_messages_of_many_points_are_not_made_while_calls_wait() -> None:
+    makers: list[threading.Thread] = []
+
+    class Values(list[float | None]):
+        def __iter__(self) -> Iterator[float | None]:
+            makers.append(threading.current_thread())
+            return super().__iter__()
+
+    class Known:
+        async def of_function(self, _function_id: str, buckets: Window, *_: object, **__: object) -> list[Series]:
+            return [Series("calls", "calls", "All.", Values(1.0 for _ in buckets.starts))]
+
+    async def ask() -> api_pb2.FunctionGetMetricsResponse:
+        handlers: Any = TimelineHandlers(cast(Timelines, Known()))
+        request = api_pb2.FunctionGetMetricsRequest(since=Timestamp(seconds=600), until=Timestamp(seconds=780))
+        return await handlers.FunctionGetMetrics(None, request)
+
+    reply = asyncio.run(ask())
+    assert (reply.since.seconds, reply.until.seconds, reply.bucket_secs) == (600, 780, 60)
+    assert [(point.timestamp.seconds, point.value) for point in reply.series[0].points] == [(600, 1), (660, 1), (720, 1)]
+    assert makers and threading.main_thread() not in makers

@@ -1,15 +1,19 @@
 """What a modal.Server has done within a span of time, from the rows of its requests and containers."""
 
 import time
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from heart import FakeNode, Heart, beat
 from modal_proto import api_pb2
+from sqlalchemy import Connection
 
-from pilotlight.core import timelines
+from pilotlight.core import errors, timelines
 from pilotlight.rpc.servers import ServerHandlers
+from pilotlight.store import web_requests as rows
 from pilotlight.wire import platform_pb2
 
 
@@ -60,7 +64,7 @@ def test_requests_by_buckets_of_time(tmp_path: Path) -> None:
     async def scenario(heart: Heart) -> None:
         node = FakeNode(heart)
         await node.connect()
-        function_id = await heart.define()
+        function_id = await heart.define(is_server=True)
         task = await node.ready(function_id)
         server = heart.server
         minute = int(time.time()) // 60 * 60
@@ -77,7 +81,31 @@ def test_requests_by_buckets_of_time(tmp_path: Path) -> None:
         series = {one.name: one.values for one in await server.timelines.of_server(function_id, buckets, groups)}
         assert series["requests_count"] == [1, 2, 0] and series["failed_requests_count"] == [0, 1, 0]
         assert series["request_time_p99"] == [0.25, 0.25, None]
+        with pytest.raises(errors.InvalidInput, match=r"plain is no modal\.Server"):
+            await server.timelines.of_server(await heart.define("plain"), buckets, groups)
         every = await server.timelines.of_server(function_id, buckets, timelines.OF_SERVERS)
         assert len(every) == sum(len(family.names) for families in timelines.OF_SERVERS.values() for family in families)
+
+    beat(tmp_path, scenario)
+
+
+def test_since_when_no_request_is_missing(tmp_path: Path) -> None:
+    async def scenario(heart: Heart) -> None:
+        database = heart.server.output_database
+
+        def keep(*spans: tuple[float, float]) -> Awaitable[float]:
+            """Requests (at, seconds) in the order in which they ended, of which two are kept."""
+            columns = {"function_id": "fu-1", "task_id": "ta-1", "route": "GET /", "status": 200}
+            requests = [columns | {"at": at, "seconds": seconds} for at, seconds in spans]
+
+            def work(connection: Connection) -> float:
+                rows.insert_requests(connection, requests, 2)
+                return rows.kept_since(connection)
+
+            return database.write(work)
+
+        assert await keep((100.0, 1.0), (90.0, 20.0)) == 0.0
+        # The one that began at 100 is gone: from 90 on, when the oldest that is left began, some are missing.
+        assert await keep((105.0, 8.0)) == 110.0
 
     beat(tmp_path, scenario)
