@@ -14,9 +14,6 @@ from typing import Any
 
 from bench.figures import Figures
 
-# The parts of the set-up of a forked container that follow one another; other parts are within these.
-FORKED = ("directories", "cgroups", "create", "enter", "verify", "hand over")
-
 
 @dataclass(frozen=True)
 class Call:
@@ -78,8 +75,5 @@ def _steps(call: Call, accepted_at: float, placed_at: float, sent: Mapping[str, 
 
 def _reached(begun: Mapping[str, Any]) -> dict[str, float]:
     """Milliseconds to each step. A forked container speaks as soon as it was told, often before the agent has noted that it did."""
-    reached_ms, parts_ms = dict(begun["reached_ms"]), begun["setup_ms"]
-    if "hand over" in parts_ms:
-        told_ms = reached_ms["prepared"] + sum(parts_ms.get(part, 0.0) for part in FORKED)
-        reached_ms["started"] = min(told_ms, *(reached_ms[step] for step in ("started", "greeted") if step in reached_ms))
-    return reached_ms
+    reached_ms = begun["reached_ms"]
+    return reached_ms | {"started": reached_ms.get("told", reached_ms.get("started", 0.0))}

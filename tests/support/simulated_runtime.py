@@ -63,6 +63,7 @@ class SimulatedContainer:
     address = "127.0.0.1"
     setup_ms: dict[str, float] = {}
     is_warm = False
+    told_ns = 0
 
     def __init__(self, process: "subprocess.Popen[bytes]", pipes: tuple[OutputPipe, OutputPipe], root: Path) -> None:
         self._process = process

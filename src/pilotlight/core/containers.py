@@ -129,11 +129,13 @@ class ContainerHandle(Protocol):
 class RunningContainer(ContainerHandle, Protocol):
     """A container that can be told things.
 
-    `address` is its network interface's: empty where it has none; `is_warm`: it was forked from a template.
+    `address` is its network interface's: empty where it has none; `is_warm`: it was forked from a template; `told_ns`: when a
+    forked one was told what it is, since the epoch; 0 of others.
     """
 
     address: str
     is_warm: bool
+    told_ns: int
 
     @property
     def setup_ms(self) -> Mapping[str, float]:

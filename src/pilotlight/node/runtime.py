@@ -147,6 +147,7 @@ class Runtime:
             pipes,
             address,
             is_warm=started.forked is not None,
+            told_ns=started.told_ns,
             on_answer=lambda: self._has_answered(started),
             on_stuck=lambda: self._is_stuck(started),
         )

@@ -78,6 +78,7 @@ class Started:
     is_strict: bool = False
     companions: tuple[int, ...] = ()  # processes beside a strict one's, to be ended with it
     setup_ms: dict[str, float] = field(default_factory=dict)
+    told_ns: int = 0  # since the epoch, when one that was forked was told what it is
 
     @contextlib.contextmanager
     def step(self, name: str) -> Generator[None]:

@@ -11,8 +11,9 @@ import structlog
 
 log = structlog.get_logger()
 
-# In this order, each after the one before: of a container that asks for inputs.
-STEPS = ("prepared", "started", "greeted", "asked", "given", "answered")
+# In this order, each after the one before: of a container that asks for inputs. Only a forked one is "told"; it may speak before
+# it is noted here that it has "started".
+STEPS = ("prepared", "told", "started", "greeted", "asked", "given", "answered")
 
 
 class StartMarks:
@@ -23,11 +24,11 @@ class StartMarks:
         self._reached_ns: dict[str, int] = {}
         self._is_told = False
 
-    def reach(self, step: str) -> bool:
-        """The start is at this step (one of STEPS) now; False if it was there before."""
+    def reach(self, step: str, at_ns: int = 0) -> bool:
+        """The start is at this step (one of STEPS) now, or was `at_ns`; False if it was there before."""
         if self._is_told or step in self._reached_ns:
             return False
-        self._reached_ns[step] = time.time_ns()
+        self._reached_ns[step] = at_ns or time.time_ns()
         return True
 
     def tell(self, task_id: str, setup_ms: Mapping[str, float]) -> None:

@@ -142,6 +142,8 @@ class Task:
             self._preparing = None
         container = await self._runtime.start(spec, self._on_output)
         self._container = container
+        if container.told_ns:
+            self._marks.reach("told", container.told_ns)
         self._marks.reach("started")
         if self._outbox.full:
             container.hold_output(True)

@@ -25,6 +25,7 @@ class Fakes:
     pid = 1
     setup_ms: dict[str, float] = {}
     is_warm = False
+    told_ns = 0
 
     def __init__(self) -> None:
         self.signals: list[int] = []
