@@ -76,4 +76,4 @@ def _steps(call: Call, accepted_at: float, placed_at: float, sent: Mapping[str, 
 def _reached(begun: Mapping[str, Any]) -> dict[str, float]:
     """Milliseconds to each step. A forked container speaks as soon as it was told, often before the agent has noted that it did."""
     reached_ms = begun["reached_ms"]
-    return reached_ms | {"started": reached_ms.get("told", reached_ms.get("started", 0.0))}
+    return reached_ms | ({"started": reached_ms["told"]} if "told" in reached_ms else {})
