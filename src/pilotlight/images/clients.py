@@ -1,7 +1,8 @@
 """The client inside containers: its package at /pkg, and what it depends on at /__modal/deps, as layers over any image.
 
-Invariant: both are of the version that the caller's program was defined with, compiled for the image's own Python, made once on
-this machine, and never part of an image.
+Invariant: both are of the version that the caller's program was defined with, made once on this machine for all images, and never
+part of an image. No code of an image has a hand in what others are given: our own Python compiles for those that have the same, and
+what other Pythons make of it lies in a layer of their own (`client_bytecode`).
 """
 
 import asyncio
@@ -12,7 +13,7 @@ import re
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -22,21 +23,26 @@ from pilotlight.config import Settings
 from pilotlight.core.containers import ContainerRuntime
 from pilotlight.core.errors import InvalidInput, NotFound
 from pilotlight.images import programs
+from pilotlight.images.client_bytecode import ClientBytecode
+from pilotlight.images.compiling import Compiler
 from pilotlight.images.layers import LayerStore, definition_id
-from pilotlight.images.probe import ImageFacts, Probe, find_python
+from pilotlight.images.probe import Probe
 from pilotlight.images.stages import state_of
-from pilotlight.images.steps import Command, Steps
+from pilotlight.images.steps import Steps
 from pilotlight.images.surroundings import surroundings_of
 from pilotlight.wire import platform_pb2
 
-RECIPE = 1  # raise it when what is made changes
+RECIPE = 2  # raise it when what is made changes; in layers of 1 was what any image's Python had left there
 PACKAGES = ("modal", "modal_proto", "modal_version", "synchronicity")
 PACKAGES_DIR = "pkg"
 DEPENDENCIES_DIR = "__modal/deps"
 PINS_DIRS = ("modal/builder", "modal/requirements")  # of a client: the first since 1.2, the second before
 LAST_BUILDER_WITH_DEPENDENCIES_INSIDE = "2024.10"
 INSTALL_TIMEOUT_S = 600.0
+COMPILE_TIMEOUT_S = 120.0
+OWN_MINOR = f"{sys.version_info[0]}.{sys.version_info[1]}"
 _VERSION = re.compile(r"\d+(?:\.\w+)*")
+_MINOR = re.compile(r"\d\.\d{1,2}")
 _PIN = re.compile(r"([A-Za-z0-9._-]+)==([^ ;]+)")
 # Found before any other by PYTHONPATH; appended, so that the image's own packages win.
 _SITECUSTOMIZE = f"import sys\n\nsys.path.append('/{DEPENDENCIES_DIR}')\n"
@@ -46,11 +52,10 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Target:
-    """The image that a layer is made for: what its Python is, and how to run it."""
+    """The image that a layer is made for, as it says itself: what its Python and its C library are."""
 
-    facts: ImageFacts
-    layers: tuple[Path, ...] = ()
-    env: dict[str, str] = field(default_factory=dict[str, str])
+    minor: str
+    libc_version: str = ""
 
 
 class ClientPackages:
@@ -58,40 +63,51 @@ class ClientPackages:
 
     def __init__(self, settings: Settings, runtime: ContainerRuntime, layers: LayerStore) -> None:
         self._surroundings = surroundings_of(settings)
-        self._steps = Steps(runtime, self._surroundings)
         self._images = layers
         self._made = LayerStore(settings.cache / "clients")
-        self._probe = Probe(settings.probes_dir, self._steps)
+        compiler = Compiler(runtime, self._surroundings, COMPILE_TIMEOUT_S)
+        self._compiled = ClientBytecode(settings.node_dir / "client_bytecode", compiler, layers)
+        self._probe = Probe(settings.probes_dir, Steps(runtime, self._surroundings))
         self._uv_cache = settings.cache / "uv"
         self._pins: dict[tuple[Path, str], str | None] = {}  # by client layer, whose content never changes, and builder
 
     async def layers_for(
         self, client_version: str, builder_version: str, layer_ids: Sequence[str], config: platform_pb2.ImageConfig
     ) -> tuple[Path, ...]:
-        """What to lay over this image, lowest first; a few milliseconds once it is made.
+        """What to lay over this image, lowest first; a few milliseconds once it is made. Without a builder: the client alone.
 
-        Errors: InvalidInput where the image has no Python, NotFound where the client can't be had.
+        Errors: InvalidInput where the image has no Python, NotFound for a missing layer, or where the client can't be had.
         """
-        target = await self.target(layer_ids, config)
-        if not target.facts.python_version:
+        layers, env = self._images.paths(layer_ids), dict(state_of((), config).env)
+        facts = await self._probe.facts(layer_ids, layers, env)
+        if not facts.python_version:
             raise InvalidInput(
                 "The image has no Python on its PATH, so no function can run in it. Add one: add_python= of from_registry."
             )
-        client = await self.client_layer(client_version, target)
-        dependencies = await self.dependency_layer(client_version, builder_version, target)
-        return (client, dependencies) if dependencies else (client,)
+        if not _MINOR.fullmatch(facts.python_minor):
+            raise InvalidInput(f"The image's Python says that it is {facts.python_version[:40]!r}, which is no version of Python.")
+        target = Target(facts.python_minor, facts.libc_version)
+        packages = [await self._client_layer(client_version)]
+        if dependencies := await self._dependency_layer(client_version, builder_version, target):
+            packages.append(dependencies)
+        if target.minor != OWN_MINOR and (compiled := await self._compiled.layer(layer_ids, env, packages)):
+            return (*packages, compiled)
+        return tuple(packages)
 
-    async def target(self, layer_ids: Sequence[str], config: platform_pb2.ImageConfig) -> Target:
-        """Look into the image, once; errors: NotFound for a missing layer."""
-        layers, env = self._images.paths(layer_ids), dict(state_of((), config).env)
-        return Target(await self._probe.facts(layer_ids, layers, env), layers, env)
+    async def collect(self) -> None:
+        """Remove what images made that are gone."""
+        await self._compiled.collect()
 
-    async def client_layer(self, client_version: str, target: Target) -> Path:
-        """A directory that holds /pkg with this version of the client, compiled; errors: InvalidInput, NotFound."""
+    def sweep(self) -> None:
+        """Remove what an interrupted agent left."""
+        self._compiled.sweep()
+
+    async def _client_layer(self, client_version: str) -> Path:
+        """A directory that holds /pkg with this version of the client, with bytecode for our own Python."""
         version = client_version.partition("+")[0]
         if not _VERSION.fullmatch(version):
             raise InvalidInput(f"{client_version!r} is not a version of the client.")
-        layer_id = definition_id("client", version, target.facts.python_minor, RECIPE)
+        layer_id = definition_id("client", version, OWN_MINOR, RECIPE)
 
         async def fill(content: Path) -> None:
             packages = content / PACKAGES_DIR
@@ -99,32 +115,33 @@ class ClientPackages:
                 await asyncio.to_thread(_copy_installed, packages)
             else:
                 await self._fetch(version, packages, content.with_name("fetched"))
-            await self._compile(content, PACKAGES_DIR, target)
+            await _compile(content, PACKAGES_DIR)
 
-        await self._made.make(layer_id, parent="", command=f"client {version} for Python {target.facts.python_minor}", fill=fill)
+        await self._made.make(layer_id, parent="", command=f"client {version}", fill=fill)
         return self._made.path(layer_id)
 
-    async def dependency_layer(self, client_version: str, builder_version: str, target: Target) -> Path | None:
-        """A directory with /__modal/deps, compiled; None where the image itself has them. Errors: InvalidInput, NotFound."""
+    async def _dependency_layer(self, client_version: str, builder_version: str, target: Target) -> Path | None:
+        """A directory with /__modal/deps; None where the image itself has them."""
         if builder_version <= LAST_BUILDER_WITH_DEPENDENCIES_INSIDE:
             return None
-        client = await self.client_layer(client_version, target)
+        client = await self._client_layer(client_version)
         if (client, builder_version) not in self._pins:
             self._pins[client, builder_version] = await asyncio.to_thread(_pins, client / PACKAGES_DIR, builder_version)
         pins = self._pins[client, builder_version]
         if pins is None:
             raise InvalidInput(f"Client {client_version} does not know image builder {builder_version}. Upgrade the client.")
-        system = _uv_platform(target.facts.libc_version)
-        layer_id = definition_id("dependencies", pins, target.facts.python_minor, system, RECIPE)
+        system = _uv_platform(target.libc_version)
+        layer_id = definition_id("dependencies", pins, target.minor, system, OWN_MINOR, RECIPE)
 
         async def fill(content: Path) -> None:
             (content / "__modal").mkdir(mode=0o755)
-            await self._install_pins(pins.splitlines(), content / DEPENDENCIES_DIR, target.facts.python_minor, system)
+            await self._install_pins(pins.splitlines(), content / DEPENDENCIES_DIR, target.minor, system)
             (content / PACKAGES_DIR).mkdir(mode=0o755)
             (content / PACKAGES_DIR / "sitecustomize.py").write_text(_SITECUSTOMIZE)
-            await self._compile(content, DEPENDENCIES_DIR, target)
+            if target.minor == OWN_MINOR:
+                await _compile(content, DEPENDENCIES_DIR)
 
-        command = f"dependencies of builder {builder_version} for Python {target.facts.python_minor}"
+        command = f"dependencies of builder {builder_version} for Python {target.minor}"
         await self._made.make(layer_id, parent="", command=command, fill=fill)
         return self._made.path(layer_id)
 
@@ -178,20 +195,11 @@ class ClientPackages:
             return f"no answer within {INSTALL_TIMEOUT_S:g} s."
         return (" ".join(finished.errors.split()) or "uv failed.") if finished.code else ""
 
-    async def _compile(self, content: Path, below: str, target: Target) -> None:
-        """Compile by the image's Python, or by our own if it is of the same minor version; what can't be compiled stays source."""
-        arguments = ["-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
-        if target.facts.python_minor == f"{sys.version_info[0]}.{sys.version_info[1]}":
-            await programs.run([sys.executable, *arguments, "-s", str(content), "-p", "/", str(content / below)])
-            return
-        upper = content.with_name("compiled")
-        upper.mkdir(mode=0o755)
-        interpreter = await asyncio.to_thread(find_python, target.layers, target.env)
-        command = Command((*target.layers, content), (interpreter, *arguments, f"/{below}"), target.env, user="0", upper=upper)
-        await self._steps.run(command, lambda fd, text: None)
-        compiled = upper / below
-        if compiled.is_dir():
-            await programs.run(["cp", "--archive", f"{compiled}/.", str(content / below)])
+
+async def _compile(content: Path, below: str) -> None:
+    """Compile by our own Python; what can't be compiled stays source."""
+    arguments = ["-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
+    await programs.run([sys.executable, *arguments, "-s", str(content), "-p", "/", str(content / below)])
 
 
 def _pins(packages: Path, builder_version: str) -> str | None:
@@ -241,7 +249,7 @@ def _uv_platform(libc_version: str) -> str:
     machine = platform.machine()
     if libc_version == "musl":
         return f"{machine}-unknown-linux-musl"
-    numbers = [int(part) for part in re.findall(r"\d+", libc_version)[:2]]
+    numbers = [int(part) for part in re.findall(r"\d+", libc_version[:40])[:2]]
     return f"{machine}-manylinux_2_28" if not numbers or numbers >= [2, 28] else f"{machine}-manylinux_2_17"
 
 

@@ -279,7 +279,9 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
         surroundings = surroundings_of(settings)
         bytecode = Bytecode(settings.node_dir / "bytecode", runtime, surroundings, layers, mounts)
         bytecode.sweep()
-        packer = ImagePacker(settings, layers, mounts, ClientPackages(settings, runtime, layers), bytecode)
+        clients = ClientPackages(settings, runtime, layers)
+        clients.sweep()
+        packer = ImagePacker(settings, layers, mounts, clients, bytecode)
         garbage = NodeGarbage(layers, LocalImages(settings, layers), mounts, settings.probes_dir)
         gpus = await asyncio.to_thread(Gpus.open, settings, node_id_of(settings))
         starter = GpuRuntime(runtime, gpus)
@@ -295,6 +297,7 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
         runtime.on_templates(agent.templates_changed)
         agent.ahead = Ahead(settings, packer, bytecode, surroundings, runtime.expect if runtime.is_warm else None)
         garbage.collect_bytecode = bytecode.collect
+        garbage.collect_client_bytecode = clients.collect
         runtime.on_refused(lambda *told: loop.call_soon_threadsafe(agent.refused, *told))
         running = asyncio.get_running_loop().create_task(agent.run())
         known = asyncio.get_running_loop().create_task(agent.connected.wait())

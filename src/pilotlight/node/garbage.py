@@ -26,6 +26,7 @@ class NodeGarbage:
         self._mounts = mounts
         self._probes_dir = probes_dir
         self.running: Callable[[], Iterable[platform_pb2.StartTask]] = tuple
+        self.collect_client_bytecode: Callable[[], Awaitable[None]] | None = None
         self.collect_bytecode: Callable[[float, Iterable[platform_pb2.StartTask]], Awaitable[None]] | None = None
 
     async def collect(self, request: platform_pb2.CollectLayers) -> platform_pb2.LayersCollected:
@@ -39,6 +40,8 @@ class NodeGarbage:
             verdict = await self._removed(verdict, request.used_before)
             if self.collect_bytecode is not None:
                 await self.collect_bytecode(request.used_before, self.running())
+            if self.collect_client_bytecode is not None:
+                await self.collect_client_bytecode()
             await asyncio.to_thread(probe.sweep, self._probes_dir, self._layers.has)
         if verdict.garbage and not request.dry_run:
             log.info("layers_removed", count=len(verdict.garbage), bytes=verdict.garbage_bytes)

@@ -73,11 +73,8 @@ class ImagePacker:
         return Packed((*shared, *mounts, *compiled), self._python(request, image), shared)
 
     async def _client_layers(self, request: platform_pb2.StartTask) -> tuple[Path, ...]:
-        if request.mount_client_dependencies:
-            version, builder = request.client_version, request.image_builder_version
-            return await self._clients.layers_for(version, builder, request.layers, request.image_config)
-        target = await self._clients.target(request.layers, request.image_config)
-        return (await self._clients.client_layer(request.client_version, target),)
+        builder = request.image_builder_version if request.mount_client_dependencies else ""
+        return await self._clients.layers_for(request.client_version, builder, request.layers, request.image_config)
 
     def _python(self, request: platform_pb2.StartTask, image: tuple[Path, ...]) -> str:
         key = tuple(request.layers)
