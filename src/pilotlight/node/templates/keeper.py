@@ -7,10 +7,9 @@ container with it: what is left of it goes with its last one. All of it runs on 
 
 import asyncio
 import itertools
-import json
 import time
-from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence, Set
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,8 +23,9 @@ from pilotlight.node.memory import offered_mib
 from pilotlight.node.quiet import Quiet
 from pilotlight.node.templates import remembered
 from pilotlight.node.templates.bursts import BURST_S, BURSTS_KEPT_S, SPARES, Bursts
-from pilotlight.node.templates.channel import MESSAGE_BYTES, LoadFault
+from pilotlight.node.templates.channel import LoadFault
 from pilotlight.node.templates.fitness import misfit
+from pilotlight.node.templates.learned import MOST_REJECTED, fitting, package_of, without
 from pilotlight.node.templates.making import Making
 from pilotlight.node.templates.spare import Spare
 from pilotlight.node.templates.template import Template
@@ -40,10 +40,11 @@ SPARE_BYTES = 3 << 20  # besides the pages that it has copied ahead
 MAX_IDLE_S = 12 * 3600.0  # an image of which nobody starts anything may go, and its layers with it
 RETRY_S = 5.0  # after a template failed, before its recipe is tried again; doubles each time
 MAX_RETRY_S = 3600.0
-MODULES_BYTES = MESSAGE_BYTES - 1024  # names of modules of one template: they are told in one message
 MOST_EXPECTED = 64  # recipes that wait for their templates to begin, ahead of any use
 EXPECTED_BYTES = 45 << 20  # that a template is thought to take before it is there
 MAX_FAULTS = 3  # failed forks, before a template is ended
+SPARES_AT_A_TIME = 2  # that are made ahead: they take threads on which others begin
+MOST_POSTPONED = 3  # templates in which a package may fail by circumstances, before that is its own fault
 LEAST_MIB = 256  # that a template may have in all, its trials and what it reads from disk included, however little there is
 
 Key = tuple[Any, ...]
@@ -69,6 +70,9 @@ class Kept:
     memory_bytes: int = 0
     is_ahead: bool = False  # nothing was started by it yet
     learns: bool = True  # modules that its containers import are imported ahead
+    is_outdated: bool = False  # the one that should have taken the template's place could not be made
+    postponed: Counter[str] = field(default_factory=Counter[str])  # packages that could not be tried, and how often
+    trimming: asyncio.TimerHandle | None = None
 
     @property
     def spare_bytes(self) -> int:
@@ -106,6 +110,7 @@ class Keeper:
         self._ahead: asyncio.Task[None] | None = None
         self._numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._few = asyncio.Semaphore(SPARES_AT_A_TIME)
         self._refilling: asyncio.Task[None] | None = None
         self._remembering = asyncio.Lock()  # two at a time would spoil each other's file
         self._is_closing = False
@@ -164,7 +169,9 @@ class Keeper:
     def began(self, spare: Spare) -> None:
         """It has become a container, and another may take its place."""
         if (kept := self._kept.get(key_of(spare.template.recipe))) is not None:
-            kept.faults = kept.failures = 0
+            kept.faults = 0
+            if not kept.is_outdated:
+                kept.failures = 0
             self._renew(kept)
         if self._refilling is None:
             self._refilling = self._spawn(self._refill_when_quiet())
@@ -203,15 +210,16 @@ class Keeper:
     def learn(self, recipe: Recipe, names: Sequence[str]) -> bool:
         """Containers of this recipe import these: the next template has them. False if there is nothing new."""
         kept = self._kept.get(key_of(recipe))
-        if kept is None or not kept.learns or self._is_closing:
+        if kept is None or not kept.learns or self._is_closing or len(kept.recipe.rejected) >= MOST_REJECTED:
             return False
-        wanted = [name for name in names if _package(name) not in kept.recipe.rejected]
-        modules = tuple(_fitting(dict.fromkeys((*kept.recipe.modules, *wanted))))
+        wanted = [name for name in names if package_of(name) not in kept.recipe.rejected]
+        modules = tuple(fitting(dict.fromkeys((*kept.recipe.modules, *wanted))))
         if len(modules) == len(kept.recipe.modules):
             return False
         kept.recipe = replace(kept.recipe, modules=modules)
         if kept.template is not None and kept.opening is None:
-            kept.opening = self._spawn(self._open(kept))
+            kept.is_outdated = True
+            self._renew(kept)
         return True
 
     def crashed(self, spare: Spare) -> None:
@@ -251,9 +259,9 @@ class Keeper:
                     log.info("template.not_begun_ahead", waiting=len(self._expected) + 1, budget_mib=self._budget_bytes >> 20)
                     self._expected.clear()
                     return
-                is_new = kept is None
+                is_ahead = kept is None or kept.is_ahead
                 kept = self.want(recipe)
-                kept.is_ahead = is_new
+                kept.is_ahead = is_ahead
                 if kept.opening is not None:
                     await asyncio.wait([kept.opening])
         finally:
@@ -273,6 +281,9 @@ class Keeper:
                 return
             if recipe.modules and isinstance(error, LoadFault):
                 self._unlearn(kept, str(error))
+                kept.is_outdated = False
+            else:
+                kept.is_outdated = kept.template is not None
             self._pause(kept)
             log.warning("template.failed", template=number, error=str(error), again_after_s=kept.blocked_until - self._clock())
             return
@@ -282,10 +293,10 @@ class Keeper:
             await self._making.close(template)
             return
         self._retire(kept)  # the one before it, which is old, or has imported less
-        if rejected := template.loaded.failed.keys() & set(map(_package, recipe.modules)):
-            log.info("template.left_out", template=number, packages={name: template.loaded.failed[name] for name in rejected})
-            recipe, kept.recipe = _without(recipe, rejected), _without(kept.recipe, rejected)
+        if rejected := self._rejected(kept, template):
+            recipe, kept.recipe = without(recipe, rejected), without(kept.recipe, rejected)
         kept.template, kept.opened_at, kept.forks, kept.faults = template, self._clock(), 0, 0
+        kept.is_outdated = False
         kept.memory_bytes = template.memory_bytes()
         log.info("template.ready", template=number, took_ms=round(template.loaded.took_ms), memory_mib=kept.memory_bytes >> 20)
         kept.ready_at = time.time()
@@ -295,6 +306,20 @@ class Keeper:
         if kept.recipe.modules != recipe.modules and not self._is_closing:  # something was learned meanwhile
             kept.opening = self._spawn(self._open(kept))
         await self._remember()
+
+    def _rejected(self, kept: Kept, template: Template) -> set[str]:
+        """Packages that are not to be tried again: by what they do, or for they could not be tried several times."""
+        packages = set(map(package_of, template.recipe.modules))
+        failed, postponed = template.loaded.failed, template.loaded.postponed
+        if left_out := packages & (failed.keys() | postponed.keys()):
+            reasons = {**failed, **postponed}
+            log.info(
+                "template.left_out",
+                template=template.started.container_id,
+                packages={name: reasons[name] for name in sorted(left_out)[:MOST_REJECTED]},
+            )
+        kept.postponed.update(packages & postponed.keys())
+        return packages & {*failed, *(name for name in postponed if kept.postponed[name] >= MOST_POSTPONED)}
 
     async def _remember(self) -> None:
         if self._memory is None:
@@ -330,8 +355,11 @@ class Keeper:
 
     def _renew(self, kept: Kept) -> None:
         """What all children of a template share, such as the order of hashes, must not last."""
-        is_due = kept.forks >= MAX_FORKS or self._clock() - kept.opened_at >= MAX_AGE_S
+        is_due = kept.is_outdated or kept.forks >= MAX_FORKS or self._clock() - kept.opened_at >= MAX_AGE_S
         if kept.template is not None and kept.opening is None and is_due and not self._is_closing:
+            if self._clock() < kept.blocked_until:
+                kept.is_outdated = True
+                return
             log.info("template.renewed", forks=kept.forks)
             kept.opening = self._spawn(self._open(kept))  # the old one serves until then
 
@@ -344,15 +372,30 @@ class Keeper:
     async def _refill_when_quiet(self) -> None:
         await self._quiet.wait(REFILL_AT_LATEST_S)
         self._refilling = None
+        self._measure()
         for kept in tuple(self._kept.values()):
             self._refill(kept)
-            if len(kept.spares) + kept.making > SPARES:
-                asyncio.get_running_loop().call_later(BURSTS_KEPT_S + BURST_S, self._trim, kept)
+            self._trim_later(kept)
+
+    def _measure(self) -> None:
+        """Those that have grown count as what they are now, and may have to go for it."""
+        alive = [kept for kept in self._kept.values() if kept.template is not None]
+        for kept in alive:
+            assert kept.template is not None
+            kept.memory_bytes = kept.template.memory_bytes()
+        if alive:
+            self._make_room(max(alive, key=lambda kept: kept.used_at))
+
+    def _trim_later(self, kept: Kept) -> None:
+        if kept.trimming is None and len(kept.spares) + kept.making > SPARES:
+            kept.trimming = asyncio.get_running_loop().call_later(BURSTS_KEPT_S + BURST_S, self._trim, kept)
 
     def _trim(self, kept: Kept) -> None:
         """No burst came again: what waited for it goes."""
+        kept.trimming = None
         while len(kept.spares) > kept.bursts.wanted(self._clock()):
             self._spawn(self._making.discard(kept.spares.pop()))
+        self._trim_later(kept)
 
     def _refill(self, kept: Kept) -> None:
         """Have as many spares as are wanted, and one at least; more than one only if there is memory for them."""
@@ -369,7 +412,10 @@ class Keeper:
 
     async def _make(self, kept: Kept, template: Template) -> None:
         try:
-            spare = await self._making.spare(template)
+            async with self._few:
+                if kept.template is not template or self._is_closing:
+                    return
+                spare = await self._making.spare(template)
         except (PilotlightError, OSError) as error:
             self._fault(kept, template, error)
             return
@@ -395,6 +441,9 @@ class Keeper:
         """No more children from now on; those that became containers live on. What is to be done for it goes on by itself."""
         template, kept.template = kept.template, None
         spares, kept.spares = kept.spares, deque[Spare]()
+        if kept.trimming is not None:
+            kept.trimming.cancel()
+            kept.trimming = None
         if template is None:
             return None
         self.on_change(self.states())
@@ -414,26 +463,6 @@ class Keeper:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def _package(name: str) -> str:
-    return name.partition(".")[0]
-
-
-def _without(recipe: Recipe, packages: Set[str]) -> Recipe:
-    """The recipe without what its trials have found unfit to be imported ahead of forks."""
-    modules = tuple(name for name in recipe.modules if _package(name) not in packages)
-    return replace(recipe, modules=modules, rejected=tuple(sorted({*recipe.rejected, *packages})))
-
-
-def _fitting(names: Iterable[str]) -> Iterator[str]:
-    """The first of these modules, as many as a template can be told."""
-    left = MODULES_BYTES
-    for name in names:
-        left -= len(json.dumps(name)) + 2
-        if left < 0:
-            return
-        yield name
 
 
 def budget_of(settings: Settings) -> int:

@@ -46,16 +46,20 @@ OUTPUT_BYTES = 4096  # of what it printed, for the log
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a template says of itself: the variables that were read by its imports, and what could not be imported."""
+    """What a template says of itself: the variables that were read by its imports, and what was not imported, and why: for what it
+    does, or, `postponed`, because it could not be tried this time.
+    """
 
     read: frozenset[str] = frozenset()
     failed: dict[str, str] = field(default_factory=dict[str, str])
     took_ms: float = 0.0
+    postponed: dict[str, str] = field(default_factory=dict[str, str])
 
     @classmethod
     def said(cls, message: Mapping[str, Any]) -> "Loaded":
         """From its own words, which may be anything."""
-        return cls(_names(message.get("read")), _reasons(message.get("failed")), _milliseconds(message.get("took_ms")))
+        reasons = (_reasons(message.get(name)) for name in ("failed", "postponed"))
+        return cls(_names(message.get("read")), next(reasons), _milliseconds(message.get("took_ms")), next(reasons))
 
 
 class Template:
@@ -221,7 +225,9 @@ class Template:
             return self._usher.make()
 
     def memory_bytes(self) -> int:
-        """What it has for itself."""
+        """What it has for itself, with whatever it began and every page that only its children still use."""
+        if there := self.started.group.own_memory_bytes():
+            return there
         try:
             text = Path(f"/proc/{self.pid}/status").read_text()
         except (FileNotFoundError, ProcessLookupError):  # it has ended
@@ -229,7 +235,10 @@ class Template:
         return next((int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith("RssAnon:")), 0)
 
     def kill(self) -> None:
-        """Kill the interpreter; whoever waits for it notices at once: what it tries in a fork has its socket, too. Safe to repeat."""
+        """Kill the interpreter; whoever waits for it notices at once, though what it tries in a fork has its socket, too.
+
+        Safe to repeat.
+        """
         with self._lock:
             if self._channel is not None:
                 self._channel.hang_up()

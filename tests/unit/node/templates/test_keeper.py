@@ -15,7 +15,17 @@ from pilotlight.core.errors import InvalidInput, NotIsolated
 from pilotlight.node.quiet import Quiet
 from pilotlight.node.templates.bursts import BURSTS_KEPT_S, MOST_SPARES
 from pilotlight.node.templates.channel import MESSAGE_BYTES, LoadFault, TemplateFault
-from pilotlight.node.templates.keeper import MAX_FAULTS, MAX_FORKS, MAX_IDLE_S, RETRY_S, SPARE_BYTES, Keeper
+from pilotlight.node.templates.keeper import (
+    MAX_FAULTS,
+    MAX_FORKS,
+    MAX_IDLE_S,
+    MOST_POSTPONED,
+    RETRY_S,
+    SPARE_BYTES,
+    SPARES_AT_A_TIME,
+    Keeper,
+)
+from pilotlight.node.templates.learned import MOST_REJECTED
 
 T = TypeVar("T")
 ARGS = ("python", "-m", "modal._container_entrypoint")
@@ -31,8 +41,11 @@ class Made:
         self.touched_mib = 0  # by each spare
         self.broken = ""
         self.failed: dict[str, str] = {}  # what each template says of packages
+        self.postponed: dict[str, str] = {}
         self.may_begin = asyncio.Event()
         self.may_begin.set()
+        self.may_fork = asyncio.Event()
+        self.may_fork.set()
 
     async def template(self, recipe: Recipe, number: int) -> Any:
         self.said.append(f"template {number}")
@@ -45,7 +58,7 @@ class Made:
             recipe=recipe,
             number=number,
             is_alive=True,
-            loaded=SimpleNamespace(read=frozenset({"MODAL_PROFILE"}), took_ms=1.0, failed=self.failed),
+            loaded=SimpleNamespace(read=frozenset({"MODAL_PROFILE"}), took_ms=1.0, failed=self.failed, postponed=self.postponed),
             started=SimpleNamespace(container_id=f"template-{number}"),
             pages=SimpleNamespace(own_bytes=self.touched_mib * MIB),
         )
@@ -54,6 +67,7 @@ class Made:
 
     async def spare(self, template: Any) -> Any:
         self.said.append(f"spare of {template.number}")
+        await self.may_fork.wait()
         if self.broken == "spare":
             raise TemplateFault("It ended.")
         return SimpleNamespace(template=template, is_alive=True)
@@ -144,6 +158,81 @@ def test_after_a_burst_as_many_wait_for_the_next_for_a_while() -> None:
         bench.keeper.began(spare)
         await bench.rest()
         assert bench.made.said[before:] == ["spare of 1"] * 2
+
+    run(check())
+
+
+def test_few_spares_are_made_at_a_time_and_who_needs_one_does_not_wait_for_them() -> None:
+    async def check() -> None:
+        bench = Bench()
+        await bench.ready(spec())
+        for spare in [await bench.keeper.take(spec()) for _ in range(MOST_SPARES)]:
+            assert spare is not None
+            bench.keeper.began(spare)
+        bench.made.may_fork.clear()
+        before = len(bench.made.said)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert bench.made.said[before:] == ["spare of 1"] * SPARES_AT_A_TIME
+        taken = asyncio.ensure_future(bench.keeper.take(spec()))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert bench.made.said[before:] == ["spare of 1"] * (SPARES_AT_A_TIME + 1)
+        bench.made.may_fork.set()
+        assert await taken is not None
+        await bench.rest()
+
+    run(check())
+
+
+def test_spares_that_are_no_longer_wanted_go_and_nothing_stays_to_be_done() -> None:
+    async def check() -> None:
+        bench = Bench()
+        await bench.ready(spec())
+        for _ in range(2):
+            for spare in [await bench.keeper.take(spec()) for _ in range(MOST_SPARES)]:
+                assert spare is not None
+                bench.keeper.began(spare)
+            await bench.rest()
+        [kept] = bench.keeper._kept.values()
+        assert len(kept.spares) == MOST_SPARES and kept.trimming is not None
+        pending = kept.trimming
+        bench.keeper._trim(kept)  # as if its time had come, but another burst was since
+        assert len(kept.spares) == MOST_SPARES and kept.trimming is not None
+        pending.cancel()
+        bench.now += BURSTS_KEPT_S + 1
+        pending = kept.trimming
+        bench.keeper._trim(kept)
+        pending.cancel()
+        assert len(kept.spares) == 1 and kept.trimming is None
+        bench.keeper._trim_later(kept)
+        assert kept.trimming is None
+        for spare in [await bench.keeper.take(spec()) for _ in range(MOST_SPARES)]:
+            assert spare is not None
+            bench.keeper.began(spare)
+        await bench.rest()
+        pending = kept.trimming
+        assert pending is not None
+        await bench.keeper.close()
+        assert pending.cancelled()
+
+    run(check())
+
+
+def test_a_template_that_grows_is_counted_as_it_is_now() -> None:
+    async def check() -> None:
+        bench = Bench(budget_mib=100)
+        for image in ("one", "two"):
+            bench.now += 1
+            await bench.ready(spec(image))
+        assert not any(said.startswith("close") for said in bench.made.said)
+        bench.made.memory_mib = 60
+        spare = await bench.keeper.take(spec("two"))
+        assert spare is not None
+        bench.keeper.began(spare)
+        await bench.rest()
+        assert "close 1" in bench.made.said and "close 2" not in bench.made.said
+        assert [state.memory_bytes for state in bench.keeper.states()] == [60 * MIB]
 
     run(check())
 
@@ -500,6 +589,80 @@ def test_what_trials_reject_is_not_tried_again(tmp_path: Path) -> None:
     run(check())
 
 
+def test_what_could_not_be_tried_is_tried_again_a_few_times() -> None:
+    async def check() -> None:
+        bench = Bench()
+        await bench.ready(spec())
+        recipe = spec().recipe
+        assert recipe is not None
+        bench.made.postponed = {"slow": "it took too long", "os": "was not asked"}
+        for number in range(MOST_POSTPONED):
+            assert bench.keeper.learn(recipe, ["slow", f"package{number}"])
+            await bench.rest()
+            spare = await bench.keeper.take(spec())
+            assert spare is not None
+            bench.keeper.began(spare)
+            assert "slow" in spare.template.recipe.modules
+        assert bench.keeper.learn(recipe, ["another"])
+        await bench.rest()
+        spare = await bench.keeper.take(spec())
+        assert spare is not None
+        assert spare.template.recipe.rejected == ("slow",)
+        assert spare.template.recipe.modules == ("package0", "package1", "package2", "another")
+
+    run(check())
+
+
+def test_of_an_image_of_which_too_much_was_rejected_nothing_is_learned() -> None:
+    async def check() -> None:
+        bench = Bench()
+        await bench.ready(spec())
+        recipe = spec().recipe
+        assert recipe is not None
+        bench.made.failed = {f"package{number}": "keeps threads" for number in range(MOST_REJECTED + 1)}
+        assert bench.keeper.learn(recipe, [*bench.made.failed, "good"])
+        await bench.rest()
+        assert not bench.keeper.learn(recipe, ["another"])
+        [kept] = bench.keeper._kept.values()
+        assert kept.recipe.modules == ("good",) and len(kept.recipe.rejected) == MOST_REJECTED
+
+    run(check())
+
+
+def test_one_that_should_take_another_s_place_is_tried_again_when_it_fails() -> None:
+    async def check() -> None:
+        bench = Bench()
+        await bench.ready(spec())
+        recipe = spec().recipe
+        assert recipe is not None
+        bench.made.broken = "template"
+        assert bench.keeper.learn(recipe, ["numpy"])
+        await bench.rest()
+
+        async def start() -> Any:
+            spare = await bench.keeper.take(spec())
+            assert spare is not None
+            bench.keeper.began(spare)
+            await bench.rest()
+            return spare
+
+        await start()
+        assert "template 3" not in bench.made.said  # not at once
+        bench.now += RETRY_S
+        await start()
+        assert "template 3" in bench.made.said
+        bench.now += RETRY_S
+        await start()
+        assert "template 4" not in bench.made.said  # the pause has doubled, though forks go well
+        bench.made.broken = ""
+        bench.now += RETRY_S
+        await start()
+        assert (await start()).template.recipe.modules == ("numpy",)
+        assert "template 5" not in bench.made.said
+
+    run(check())
+
+
 def test_a_crash_at_the_start_ends_imports_ahead() -> None:
     async def check() -> None:
         bench = Bench()
@@ -577,6 +740,20 @@ def test_what_was_only_expected_goes_first_and_is_remembered_last(tmp_path: Path
             bench.now += 1
             await bench.ready(spec(image))
         assert "close 2" in bench.made.said and "close 1" not in bench.made.said
+
+    run(check())
+
+
+def test_what_is_expected_twice_was_still_never_used() -> None:
+    async def check() -> None:
+        bench = Bench(budget_mib=100)
+        for _ in range(2):
+            bench.keeper.expect(expected("two"))
+            await bench.rest()
+            [kept] = bench.keeper._kept.values()
+            assert kept.is_ahead
+            bench.keeper._retire(kept)
+            await bench.rest()
 
     run(check())
 

@@ -8,8 +8,8 @@ from pilotlight.node.templates.template import Loaded
 
 
 def test_what_is_well_formed_is_taken_over() -> None:
-    said = {"ready": True, "read": ["HOME"], "failed": {"yaml": "keeps threads"}, "took_ms": 250.5}
-    assert Loaded.said(said) == Loaded(frozenset({"HOME"}), {"yaml": "keeps threads"}, 250.5)
+    said = {"ready": True, "read": ["HOME"], "failed": {"yaml": "keeps threads"}, "postponed": {"a": "b"}, "took_ms": 250.5}
+    assert Loaded.said(said) == Loaded(frozenset({"HOME"}), {"yaml": "keeps threads"}, 250.5, {"a": "b"})
 
 
 @pytest.mark.parametrize("took", ["x", [], {}, None, True, float("nan"), float("inf"), -1.0, 10**400])

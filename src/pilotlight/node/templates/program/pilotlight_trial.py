@@ -18,6 +18,7 @@ TRIAL_S = 10.0  # for what modules do at import, while they don't wait for a pro
 MOST_S = 10 * TRIAL_S
 LOOK_S = 0.5
 ANSWER_BYTES = 1000  # written at once
+TOO_LONG, KILLED, NO_MEMORY = "it took too long", "it was killed", "MemoryError"
 
 
 class ReadNames:
@@ -69,14 +70,21 @@ def try_out(modules: list[str]) -> str:
             os._exit(0)
     os.close(write)
     answers = answers_in_time(read, pid)
-    why = os.read(read, ANSWER_BYTES).decode(errors="replace") if answers else "it took too long"
+    why = os.read(read, ANSWER_BYTES).decode(errors="replace") if answers else TOO_LONG
     os.close(read)
     try:
         os.killpg(pid, signal.SIGKILL)  # with what it began
     except ProcessLookupError:
         os.kill(pid, signal.SIGKILL)  # it has not come to be a group
     _, status = os.waitpid(pid, 0)
+    if not why and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+        return KILLED
     return "" if why == "-" else why or "it ended with status %d" % status
+
+
+def was_prevented(why: str) -> bool:
+    """Whether that says more of the machine, or of the memory that a template may have, than of what was tried."""
+    return why in (TOO_LONG, KILLED) or why.startswith(NO_MEMORY)
 
 
 def answers_in_time(read: int, pid: int) -> bool:

@@ -174,7 +174,8 @@ class Template:
         send(
             self.agent,
             ready=True,
-            failed=failed,
+            failed={name: why for name, why in failed.items() if not trial.was_prevented(why)},
+            postponed={name: why for name, why in failed.items() if trial.was_prevented(why)},
             read=sorted(read.names),
             threads=2 if many else 1,
             modules=len(sys.modules),
