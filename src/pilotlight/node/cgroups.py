@@ -219,12 +219,6 @@ class Group:
             seconds = _read_field(unified / "cpu.stat", "usage_usec") / 1e6
         return Usage(_read_number(memory / peak), seconds, _read_field(memory / events, "oom_kill"))
 
-    def own_memory_bytes(self) -> int:
-        """What is in its memory and can't be read again from a file; 0 where the kernel doesn't say."""
-        version, memory = self._paths.get("memory", (0, Path()))
-        fields = ("anon", "shmem") if version == 2 else ("total_rss", "total_shmem")
-        return sum(_read_field(memory / "memory.stat", field) for field in fields)
-
     def processes(self) -> set[int]:
         """Ids of what is in any of the groups."""
         found: set[int] = set()

@@ -81,9 +81,6 @@ def test_v2_groups_are_enabled_made_and_read(tmp_path: Path) -> None:
     (directory / "memory.events").write_text("low 0\noom 3\noom_kill 2\n")
     (directory / "cpu.stat").write_text("usage_usec 1500000\nuser_usec 1\n")
     assert group.usage() == Usage(4096, 1.5, 2)
-    assert group.own_memory_bytes() == 0
-    (directory / "memory.stat").write_text("anon 8192\nfile 65536\nkernel 4096\nshmem 512\n")
-    assert group.own_memory_bytes() == 8704
     assert [left.entrances for left in groups.leftovers()] == [group.entrances]
 
 

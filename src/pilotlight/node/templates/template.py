@@ -225,14 +225,12 @@ class Template:
             return self._usher.make()
 
     def memory_bytes(self) -> int:
-        """What it has for itself, with whatever it began and every page that only its children still use."""
-        if there := self.started.group.own_memory_bytes():
-            return there
+        """What it has for itself now; nobody else is left in its container, but for forks on their way out."""
         try:
             text = Path(f"/proc/{self.pid}/status").read_text()
         except (FileNotFoundError, ProcessLookupError):  # it has ended
             return 0
-        return next((int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith("RssAnon:")), 0)
+        return sum(int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith(("RssAnon:", "RssShmem:")))
 
     def kill(self) -> None:
         """Kill the interpreter; whoever waits for it notices at once, though what it tries in a fork has its socket, too.
