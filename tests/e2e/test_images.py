@@ -15,6 +15,7 @@ import uvloop
 
 from pilotlight.config import Settings
 from pilotlight.core.containers import Exit
+from pilotlight.images import clients
 from pilotlight.images.builder import Builder
 from pilotlight.images.clients import ClientPackages
 from pilotlight.images.layers import LayerStore
@@ -233,8 +234,8 @@ def test_the_client_over_an_image(settings: Settings) -> None:
     async def main() -> None:
         async with bench_of(settings) as bench:
             image = await bench.build(f"FROM {BASE}")
-            clients = ClientPackages(settings, bench.runtime, bench.layers)
-            over = await clients.layers_for("1.6.4", "2025.06", list(image.layers), image.config)
+            packages = ClientPackages(settings, bench.runtime, bench.layers)
+            over = await packages.layers_for("1.6.4", "2025.06", list(image.layers), image.config)
             program = "import modal._container_entrypoint as m, aiohttp; print(m.__file__, aiohttp.__file__, m.__cached__)"
             ended, output = await bench.run(image, "python", "-c", program, over=over, PYTHONPATH="/root:/pkg")
             assert ended.code == 0, output
@@ -243,6 +244,27 @@ def test_the_client_over_an_image(settings: Settings) -> None:
             assert dependency.startswith("/__modal/deps/aiohttp/")
             # Flags 1: by hash, never checked against the source.
             assert (over[0] / compiled.lstrip("/")).read_bytes()[4:8] == b"\x01\0\0\0"
-            assert await clients.layers_for("1.6.4", "2024.10", list(image.layers), image.config) == over[:1]
+            assert await packages.layers_for("1.6.4", "2024.10", list(image.layers), image.config) == over[:1]
+
+    uvloop.run(main())
+
+
+def test_the_client_compiled_by_the_image_itself(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with bench_of(settings) as bench:
+            image = await bench.build(f"FROM {BASE}", "RUN touch /above")
+            monkeypatch.setattr(clients, "OWN_MINOR", "3.99")  # as if our own Python were another one
+            own = Settings(state=settings.state, cache=settings.state / "cache", network_slot=NETWORK_SLOT)
+            packages = ClientPackages(own, bench.runtime, bench.layers)
+            over = await packages.layers_for("1.6.4", "", list(image.layers), image.config)
+            assert len(over) == 2 and over[1].is_relative_to(settings.node_dir)
+            sources = list(over[0].rglob("*.py"))
+            assert len(list(over[1].rglob("*.pyc"))) > 0.9 * len(sources) > 100
+            # It is left as it was, and has flags 1: what an interpreter can't use it replaces by its own, of flags 0.
+            program = "import modal_version as m; print(m.__cached__, open(m.__cached__, 'rb').read(5)[4])"
+            ended, output = await bench.run(image, "python", "-c", program, over=over, PYTHONPATH="/root:/pkg")
+            assert ended.code == 0, output
+            path, flags = output.split()
+            assert flags == "1" and (over[1] / path.lstrip("/")).is_file()
 
     uvloop.run(main())
