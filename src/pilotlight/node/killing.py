@@ -47,11 +47,21 @@ def kill_all_but(spared: int, members: Callable[[], set[int]]) -> None:
             there = members()  # or the number is another's by now
             kill_held({pidfd: process for pidfd, process in held.items() if process in there})
             for pidfd in held:
-                with contextlib.suppress(ChildProcessError):
-                    os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+                _bury(pidfd)
         finally:
             for pidfd in held:
                 os.close(pidfd)
+
+
+def kill_child(pidfd: int, pid: int) -> None:
+    """SIGKILL to a child of ours, which is buried where it has ended in time; a zombie is in no control group any more."""
+    kill_held({pidfd: pid})
+    _bury(pidfd)
+
+
+def _bury(pidfd: int) -> None:
+    with contextlib.suppress(ChildProcessError):
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
 
 
 def kill_held(held: Mapping[int, int]) -> None:

@@ -27,7 +27,7 @@ from pilotlight.core.containers import ContainerSpec
 from pilotlight.images.removal import remove_tree
 from pilotlight.node import bundle, cgroups, disk, dns, kernel_shares, strict, syscalls, verifier
 from pilotlight.node.admission import Admission, at, resolved
-from pilotlight.node.killing import kill_and_wait, kill_held
+from pilotlight.node.killing import kill_and_wait, kill_child
 from pilotlight.node.memory import offered_mib
 from pilotlight.node.mount_points import OWN_FILES, MountPoints
 from pilotlight.node.network import INTERFACE, Network, Port
@@ -244,10 +244,7 @@ class Setup:
 
     def undo(self, started: Started) -> None:
         if started.pidfd >= 0:
-            kill_held({started.pidfd: started.pid})
-            if started.forked is None:
-                with contextlib.suppress(ChildProcessError):
-                    os.waitid(os.P_PIDFD, started.pidfd, os.WEXITED | os.WNOHANG)
+            kill_child(started.pidfd, started.pid)
             os.close(started.pidfd)
         kill_and_wait(started.group.processes())
         self._forget(started)

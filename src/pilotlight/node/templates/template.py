@@ -21,7 +21,7 @@ import structlog
 from pilotlight.core.containers import Bind, ContainerSpec, Recipe
 from pilotlight.core.errors import NotIsolated
 from pilotlight.node import bundle, kernel_shares, observed, seccomp, verifier
-from pilotlight.node.killing import kill_all_but
+from pilotlight.node.killing import kill_all_but, kill_child
 from pilotlight.node.setup import Setup, Started
 from pilotlight.node.templates import confinement
 from pilotlight.node.templates.channel import Channel, LoadFault, TemplateFault
@@ -258,6 +258,7 @@ class Template:
         kill_all_but(self.started.pid, self.started.group.processes)
         with self._lock:
             if self.pidfd >= 0:
+                kill_child(self.pidfd, self.pid)
                 os.close(self.pidfd)
                 self.pidfd = -1
             if self._output >= 0:

@@ -18,7 +18,7 @@ from typing import Any
 
 from pilotlight.core.containers import ContainerSpec
 from pilotlight.node import bundle, kernel_shares, seccomp, syscalls
-from pilotlight.node.killing import kill_held
+from pilotlight.node.killing import kill_child
 from pilotlight.node.setup import Setup, Started
 from pilotlight.node.templates import confinement
 from pilotlight.node.templates.channel import TemplateFault, link_of
@@ -197,10 +197,9 @@ def _held(pid: int) -> Generator[Held]:
 
 def _bury(pid: int) -> None:
     """See to the end of what this thread traces, and has killed: its tracer hears of it before its parent does."""
-    with contextlib.suppress(ProcessLookupError, ChildProcessError):
+    with contextlib.suppress(ProcessLookupError):
         pidfd = os.pidfd_open(pid)  # still its own: nobody else can have buried it
         try:
-            kill_held({pidfd: pid})
-            os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+            kill_child(pidfd, pid)
         finally:
             os.close(pidfd)
