@@ -13,15 +13,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pilotlight.config import Settings
+from pilotlight.node.templates.bursts import BURSTS_KEPT_S, SPARES
 from tests.chaos import starts_program, traces
-from tests.chaos.campaign import REPOSITORY, deploy, settle
+from tests.chaos.campaign import REPOSITORY, REST_S, deploy, settle
 from tests.chaos.starts import PLAIN
-from tests.chaos.target import PlatformFailed, Target, free_address
+from tests.chaos.target import PlatformFailed, Target, free_address, wait_for
 
 CALLS_BEFORE, CONTAINERS_BEFORE = 2_500, 100  # more calls than the server remembers
 STARTS_S = 2.0  # for one, on a machine that others use too
@@ -51,15 +53,26 @@ def measure(
     """Start containers on a platform that runs and has nothing else to do."""
     deploy(target, Path(starts_program.__file__))
     start(target, containers_before, calls_before)
-    settle(target)
+    come_to_rest(target)
     before = traces.count(target)
     say(f"before: {json.dumps(before)}")
     took = start(target, containers)
-    settle(target)
+    come_to_rest(target)
     after = traces.count(target)
     say(f"after:  {json.dumps(after)}")
     compared, medians = first_and_last([ms for kind, ms in took if kind == PLAIN])
     return Report(len(took), compared, medians, traces.grown(before, after))
+
+
+def come_to_rest(target: Target) -> None:
+    """Wait until nothing runs, and no more is ready for the next start than one fork of each template."""
+
+    def is_burst_over() -> bool:
+        ready = Counter(name.rpartition("-")[0] for name in target.containers())
+        return ready["spare"] == ready["template"] * SPARES
+
+    wait_for(is_burst_over, BURSTS_KEPT_S + REST_S, "a fork waits of each template, and no more")
+    settle(target)
 
 
 def first_and_last(took_ms: Sequence[float]) -> tuple[int, tuple[float, float]]:

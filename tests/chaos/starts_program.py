@@ -40,7 +40,7 @@ def dies(number: int) -> int:
     os._exit(3)
 
 
-@app.function(single_use_containers=True, timeout=1)
+@app.function(single_use_containers=True, timeout=1, startup_timeout=120)  # of an ordinary start on a busy machine
 def hangs(number: int) -> int:
     while True:
         time.sleep(60.0)
