@@ -336,7 +336,7 @@ class Keeper:
         kept.blocked_until = self._clock() + min(MAX_RETRY_S, RETRY_S * 2 ** (kept.failures - 1))
 
     def _make_room(self, newest: Kept) -> None:
-        """End what was not used for the longest time, until the others fit into the budget."""
+        """Until all fit into the budget: spares for bursts go, then what was not used for the longest time."""
         for key, kept in tuple(self._kept.items()):
             if kept is not newest and kept.opening is None and self._clock() - kept.used_at > MAX_IDLE_S:
                 self._retire(kept)
@@ -345,6 +345,10 @@ class Keeper:
             if self._used_bytes() <= self._budget_bytes:
                 return
             alive = [kept for kept in self._kept.values() if kept.template is not None]
+            most = max(alive, key=lambda kept: len(kept.spares))
+            if len(most.spares) > SPARES:
+                self._spawn(self._making.discard(most.spares.pop()))
+                continue
             # What nothing was started by makes no room for itself.
             victims = [kept for kept in alive if kept is not newest or kept.is_ahead] or alive
             victim = min(victims, key=lambda kept: (not kept.is_ahead, kept.used_at))

@@ -252,6 +252,29 @@ def test_spares_for_bursts_take_no_more_memory_than_there_is() -> None:
     run(check())
 
 
+def test_spares_for_bursts_go_before_a_template_does() -> None:
+    async def check() -> None:
+        bench = Bench(budget_mib=100)
+        for image in ("other", "one"):
+            bench.now += 1
+            await bench.ready(spec(image))
+        for spare in [await bench.keeper.take(spec("one")) for _ in range(MOST_SPARES)]:
+            assert spare is not None
+            bench.keeper.began(spare)
+        await bench.rest()
+        _, kept = bench.keeper._kept.values()
+        assert kept.template is not None and len(kept.spares) == MOST_SPARES
+        kept.template.pages.own_bytes = 5 * MIB  # so much is known to be written by each by now
+        spare = await bench.keeper.take(spec("one"))
+        assert spare is not None
+        bench.keeper.began(spare)
+        await bench.rest()
+        assert not any(said.startswith("close") for said in bench.made.said)
+        assert len(kept.spares) == (100 - 2 * 30 - SPARE_BYTES // MIB) // (SPARE_BYTES // MIB + 5)
+
+    run(check())
+
+
 def test_no_spare_is_made_while_containers_begin() -> None:
     async def check() -> None:
         bench = Bench()
