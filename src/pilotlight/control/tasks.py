@@ -375,6 +375,7 @@ class Tasks:
             if kept.ready and self._move(task, TaskEvent.ASK):
                 task.idle_since = asyncio.get_running_loop().time()
                 task.ready_at = task.ready_at or self._now()
+                self._pools.touch(task.pool)  # it may never get an input, whose end would have its pool thought over
             if task.state is TaskState.READY:
                 self.on_serving(task.pool)
                 if task.is_outdated:

@@ -10,8 +10,10 @@ from modal_proto import api_pb2
 
 from pilotlight.control.idle_pools import IDLE_POOL_S, IdlePools
 from pilotlight.control.live import LiveTask
+from pilotlight.core.scaling import DEFAULT_SCALEDOWN_WINDOW_S
 from pilotlight.core.tasks import TaskState
 from pilotlight.loops.scale import STARTS_PER_PASS
+from pilotlight.wire import platform_pb2
 
 Result = api_pb2.GenericResult
 GPU = api_pb2.Resources(gpu_config=api_pb2.GPUConfig(gpu_type="H100", count=1))
@@ -282,6 +284,27 @@ def test_an_idle_container_ends_where_a_workspace_may_have_no_more(tmp_path: Pat
         assert [command.task_id for command in node.commands("drain")] == [task.task_id]
         await node.exit(task, 0, "exited")
         assert await scaler.run() == ["other"]
+
+    beat(tmp_path, scenario)
+
+
+def test_containers_that_were_idle_when_the_server_died_end_all_the_same(tmp_path: Path) -> None:
+    """Nothing else may ever happen in their pool: no input waits, and none that they hold will end."""
+
+    async def scenario(heart: Heart) -> None:
+        node = FakeNode(heart)
+        await node.connect()
+        function_id = await heart.define("idle")
+        idle = [(await node.ready(function_id)).task_id, (await node.start(function_id)).task_id]  # one was ready meanwhile
+        await heart.restart()
+        await node.connect([platform_pb2.HeldTask(task_id=task_id, ready=True) for task_id in idle])
+        scaler = Scaler(heart, node)
+        assert await scaler.run() == [] and not node.commands("drain")
+        assert (await heart.pool(function_id)).watched  # they will be thought over in time
+        scaler.ahead_s = DEFAULT_SCALEDOWN_WINDOW_S
+        heart.server.pools.touch(await heart.pool(function_id))
+        await scaler.run()
+        assert sorted(command.task_id for command in node.commands("drain")) == sorted(idle)
 
     beat(tmp_path, scenario)
 
