@@ -12,6 +12,7 @@ from control.heart import MAP, FakeNode, Heart, beat, put_item
 from running_server import RunningServer
 from support.small_disk import SmallDisk, small_disk
 
+from pilotlight.control.live import LiveTask
 from pilotlight.core import errors
 from pilotlight.core.blobs import WholeUpload
 
@@ -127,6 +128,84 @@ def test_inputs_that_come_again_just_when_their_writing_has_failed_are_refused_t
         disk.make_room()
         assert len(await ask(call.call_id, more)) == len(await ask(call.call_id, more)) == 2
         assert sorted(call.seen) == sorted(call.unfinished) == [0, 1, 2]
+
+    (disk.path / "state").mkdir()
+    beat(disk.path / "state", scenario)
+
+
+async def refused_with_a_container(heart: Heart, disk: SmallDisk, **fields: object) -> tuple[FakeNode, LiveTask, str]:
+    """A call that the disk refused after a container had been given its input; returns that container and the input's id."""
+    node = FakeNode(heart)
+    await node.connect()
+    task = await node.ready(await heart.define(**fields))
+    disk.fill()
+    with pytest.raises(errors.DiskFull):
+        await heart.call(task.pool.function_id, key="refused")
+    [[(input_id, _)]] = node.delivered()
+    disk.make_room()
+    return node, task, input_id
+
+
+def test_an_input_that_was_refused_and_comes_again_stays_with_the_container_that_has_it(disk: SmallDisk) -> None:
+    """Its node would take a second delivery for the first, and the caller would wait for what nobody runs."""
+
+    async def scenario(heart: Heart) -> None:
+        node, task, input_id = await refused_with_a_container(heart, disk)
+        brother = await node.ready(task.pool.function_id)
+        call = await heart.call(task.pool.function_id, key="refused")
+        assert list(task.held) == [input_id] and not brother.held and not call.pool.queue
+        assert not await node.answer(task, input_id)
+        assert [item.input_id for item in (await heart.outputs(call.call_id)).items] == [input_id]
+        assert not call.unfinished and not task.held and not node.delivered()
+
+    (disk.path / "state").mkdir()
+    beat(disk.path / "state", scenario)
+
+
+def test_the_output_of_an_input_that_was_refused_is_of_nobodys_interest(disk: SmallDisk) -> None:
+    async def scenario(heart: Heart) -> None:
+        node, task, input_id = await refused_with_a_container(heart, disk)
+        assert not await node.answer(task, input_id)
+        assert not task.held and heart.server.calls.finished_total == 0
+        call = await heart.call(task.pool.function_id, key="refused")  # now it is an input like any other
+        assert node.delivered() == [[(input_id, 0)]]
+        assert not await node.answer(task, input_id)
+        assert len((await heart.outputs(call.call_id)).items) == 1 and not call.unfinished
+
+    (disk.path / "state").mkdir()
+    beat(disk.path / "state", scenario)
+
+
+def test_an_input_that_was_refused_does_not_outlive_its_container(disk: SmallDisk) -> None:
+    async def scenario(heart: Heart) -> None:
+        node, task, input_id = await refused_with_a_container(heart, disk)
+        brother = await node.ready(task.pool.function_id)
+        await node.exit(task)
+        assert not task.pool.queue and not brother.held and not node.delivered()
+        await heart.call(task.pool.function_id, key="refused")
+        assert list(brother.held) == [input_id]
+
+    (disk.path / "state").mkdir()
+    beat(disk.path / "state", scenario)
+
+
+def test_an_input_that_is_refused_while_its_output_is_refused_is_not_held_any_more(disk: SmallDisk) -> None:
+    async def scenario(heart: Heart) -> None:
+        node = FakeNode(heart)
+        await node.connect()
+        task = await node.ready(await heart.define())
+        disk.fill()
+        calling = asyncio.ensure_future(heart.call(task.pool.function_id, key="refused"))
+        [[(input_id, _)]] = await node.next_delivered()
+        assert await node.answer(task, input_id)  # the node sends it again
+        with pytest.raises(errors.DiskFull):
+            await calling
+        assert not task.held or not await node.answer(task, input_id)
+        disk.make_room()
+        call = await heart.call(task.pool.function_id, key="refused")
+        assert node.delivered() == [[(input_id, 0)]] and list(task.held) == [input_id]
+        assert not await node.answer(task, input_id)  # the one that was refused; its node has taken the delivery for a repetition
+        assert not call.unfinished and not task.held
 
     (disk.path / "state").mkdir()
     beat(disk.path / "state", scenario)

@@ -23,7 +23,6 @@ from pilotlight.control.streams import Streams
 from pilotlight.control.webhooks import MAP_SETTLE_S, Webhooks
 from pilotlight.core import errors, ids
 from pilotlight.core.inputs import InputEvent, InputState
-from pilotlight.core.tasks import TaskState
 from pilotlight.store import calls as store
 from pilotlight.store.database import Database
 
@@ -166,7 +165,9 @@ class Calls:
             if item.idx in call.seen:
                 continue
             payload = item.input.SerializeToString()
-            live = LiveInput(input_id, call, item.idx, payload, self._now())
+            # A container may have it from the last time, when it could not be written: that one goes on with it.
+            live = call.pool.withdrawn.pop(input_id, None) or LiveInput(input_id, call, item.idx, payload, self._now())
+            live.call, live.payload, live.withdrawn = call, payload, False
             call.seen.add(item.idx)
             call.unfinished[item.idx] = live
             self._pools.payload_bytes += len(payload)
@@ -195,10 +196,15 @@ class Calls:
             self._drop_payload(item)
             call.unfinished.pop(item.idx, None)
             call.seen.discard(item.idx)
+            call.outputs.pop(item.idx, None)
+            item.withdrawn = True
+            if item.task is not None:
+                call.pool.withdrawn[item.input_id] = item
         if call.writing is not None and call.writing.done():
             call.writing = None
         if not call.seen:
             self._live.pop(call.call_id, None)
+            self._remembered.pop(call.call_id, None)
 
     def _drop_payload(self, item: LiveInput) -> None:
         if item.payload is not None:
@@ -212,6 +218,9 @@ class Calls:
         finished: list[tuple[LiveInput, api_pb2.FunctionGetOutputsItem]] = []
         for item in items:
             live = task.held.get(item.input_id)
+            if live is not None and live.withdrawn:
+                self._pools.release(task, live)
+                live = None
             if live is None or live.retry_count != item.retry_count:
                 log.info("output_ignored", input_id=item.input_id, task_id=task.task_id)
                 continue
@@ -230,16 +239,8 @@ class Calls:
         except Exception:
             # The node is told, and sends the outputs again: until then its container has the inputs as before.
             for live, _ in finished:
-                self._hold_again(task, live)
+                self._pools.hold_again(task, live)
             raise
-
-    def _hold_again(self, task: LiveTask, live: LiveInput) -> None:
-        if not live.move(InputEvent.REQUEUE):
-            return
-        if task.state is TaskState.FINISHED:
-            self._pools.enqueue(live.call.pool, [live], in_front=True)
-        else:
-            self._pools.adopt(task, live)
 
     async def fail(self, inputs: Sequence[LiveInput], result: Result, task_id: str = "", *, may_retry: bool = False) -> None:
         """End inputs with a result of ours: their container can't answer for them."""
@@ -248,7 +249,7 @@ class Calls:
         for live in inputs:
             if live.task is not None:
                 self._pools.release(live.task, live)
-            if may_retry and self._try_again(live, result):
+            if live.withdrawn or (may_retry and self._try_again(live, result)):
                 continue
             ended.append(live)
         self._pools.withdraw(ended)
@@ -336,7 +337,7 @@ class Calls:
 
         def requeue() -> None:
             self._delayed.discard(handle)
-            if live.move(InputEvent.REQUEUE):
+            if not live.withdrawn and live.move(InputEvent.REQUEUE):
                 self._pools.enqueue(live.call.pool, [live])
 
         handle = asyncio.get_running_loop().call_later(delay_s, requeue)

@@ -40,6 +40,7 @@ class LiveInput:
     state: InputState = InputState.QUEUED
     task: "LiveTask | None" = None
     leased_at: float = 0.0  # on the loop's clock
+    withdrawn: bool = False  # its caller was told that it is not accepted; a container may have it all the same
 
     def move(self, event: InputEvent) -> bool:
         """Apply the event; False if somebody was faster."""
@@ -172,6 +173,7 @@ class Pool:
     function: FunctionRecord
     queue: deque[LiveInput] = field(default_factory=deque)
     tasks: dict[str, LiveTask] = field(default_factory=dict)
+    withdrawn: dict[str, LiveInput] = field(default_factory=dict)  # by input id, as long as containers have them
     took_along: LiveTask | None = None  # it starts with inputs that another could begin sooner, and was not asked for them back
     startup_failures: int = 0  # starts in a row that failed
     startup_faults: int = 0  # those of them that were its own fault, as a full disk is not

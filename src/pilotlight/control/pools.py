@@ -104,11 +104,12 @@ class Pools:
         self.changed.set()
 
     def enqueue(self, pool: Pool, inputs: Sequence[LiveInput], *, in_front: bool = False) -> None:
-        """Put inputs into the queue, and into containers that are free."""
+        """Put inputs into the queue, and into containers that are free; not those that a container has already."""
+        waiting = [item for item in inputs if item.state is InputState.QUEUED]
         if in_front:
-            pool.queue.extendleft(reversed(inputs))
+            pool.queue.extendleft(reversed(waiting))
         else:
-            pool.queue.extend(inputs)
+            pool.queue.extend(waiting)
         self.pump(pool)
 
     def withdraw(self, inputs: Sequence[LiveInput]) -> None:
@@ -120,6 +121,7 @@ class Pools:
     def release(self, task: LiveTask, item: LiveInput) -> None:
         """A task no longer has an input."""
         task.held.pop(item.input_id, None)
+        task.pool.withdrawn.pop(item.input_id, None)
         item.task = None
         if not task.load:
             task.idle_since = asyncio.get_running_loop().time()
@@ -130,8 +132,17 @@ class Pools:
         """Return an input of a container that can't finish it to the head of its queue."""
         if item.task is not None:
             self.release(item.task, item)
-        if item.move(InputEvent.GIVE_BACK):
+        if not item.withdrawn and item.move(InputEvent.GIVE_BACK):
             item.call.pool.queue.appendleft(item)
+
+    def hold_again(self, task: LiveTask, item: LiveInput) -> None:
+        """A task's output for this could not be kept: it has the input as before."""
+        if item.withdrawn or not item.move(InputEvent.REQUEUE):
+            return
+        if task.state is TaskState.FINISHED:
+            self.enqueue(item.call.pool, [item], in_front=True)
+        else:
+            self.adopt(task, item)
 
     def adopt(self, task: LiveTask, item: LiveInput) -> None:
         """Believe a node that this task holds this input already."""
