@@ -39,6 +39,7 @@ class Inputs:
         self._queued: dict[str, int] = {}  # attempt, by input id
         self._running: dict[str, Running] = {}  # in the order of their deadlines, as all have the same time
         self._answered: dict[str, int] = {}  # attempt, by input id: sent up, not stored yet
+        self._anew: dict[str, platform_pb2.Lease] = {}  # delivered again once they were answered
         self._waiters: set[asyncio.Future[None]] = set()
         self._draining = False
         self._closed = False
@@ -46,7 +47,11 @@ class Inputs:
     # ---- from the server ----
 
     def deliver(self, leases: Sequence[platform_pb2.Lease]) -> None:
-        """Take in inputs: together for a batched function, else one by one. Those that are here already change nothing."""
+        """Take in inputs: together for a batched function, else one by one. Those that are here already change nothing.
+
+        One that was answered runs anew once that is settled: the server had dropped the output when it gave the input again.
+        """
+        self._anew.update((lease.input_id, lease) for lease in leases if self._answered.get(lease.input_id) == lease.attempt)
         fresh = [lease for lease in leases if not self.holds(lease.input_id, lease.attempt)]
         if not fresh:
             return
@@ -111,6 +116,8 @@ class Inputs:
         for input_id, attempt in attempts:
             if self._answered.get(input_id) == attempt:
                 del self._answered[input_id]
+                if (lease := self._anew.pop(input_id, None)) is not None:
+                    self.deliver([lease])
             if (running := self._running.get(input_id)) is not None and running.attempt == attempt:
                 del self._running[input_id]
 

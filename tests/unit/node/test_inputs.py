@@ -110,6 +110,28 @@ def test_the_same_attempt_is_delivered_once_and_the_next_attempt_is_new() -> Non
     run(scenario())
 
 
+def test_what_is_delivered_again_behind_its_output_begins_anew_if_that_is_only_settled() -> None:
+    """The server had dropped that output, and waits for another: it says so only after it has given the input again."""
+
+    async def scenario() -> None:
+        inputs = Inputs(batched=False, timeout_s=10)
+        inputs.deliver([lease(1)])
+        inputs.start(await inputs.take() or (), now=0)
+        inputs.deliver([lease(1)])
+        assert not inputs.has_more  # its output is yet to come
+        inputs.answer(["in-1"])
+        inputs.deliver([lease(1)])
+        assert not inputs.has_more  # the server may take that output after all
+        inputs.forget([("in-1", 0)])
+        assert inputs.has_more
+        inputs.start(await inputs.take() or (), now=0)
+        inputs.answer(["in-1"])
+        inputs.forget([("in-1", 0)])
+        assert not inputs.has_more and held(inputs) == []
+
+    run(scenario())
+
+
 def test_only_what_runs_can_be_late_and_an_answer_stops_the_clock() -> None:
     async def scenario() -> None:
         inputs = Inputs(batched=False, timeout_s=10)
