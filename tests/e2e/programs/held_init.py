@@ -7,7 +7,9 @@ import time
 
 import modal
 
-app = modal.App("held-init", image=modal.Image.debian_slim())
+# An interpreter reads it at its start: such a container is not forked. The init of one that is lets nobody trace it.
+never_forked = modal.Secret.from_dict({"LANGUAGE": "en"})
+app = modal.App("held-init", image=modal.Image.debian_slim(), secrets=[never_forked])
 PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_O_TRACEEXIT, PR_SET_NAME = 0x4206, 0x4207, 0x40, 15
 
 
