@@ -303,7 +303,7 @@ def test_nothing_starts_on_a_full_disk_and_that_is_said(settings: Settings, root
         async with opened(settings) as runtime:
             assert (await run(runtime, shell(rootfs, "touch /file")))[0].code == 0
             async with asyncio.timeout(30):
-                while any((settings.node_dir / "scratch").iterdir()):  # what it leaves is cleared away a moment later
+                while any((settings.node_dir / "scratch").iterdir()):  # noqa: ASYNC110 (cleared away a moment later)
                     await asyncio.sleep(0.01)
             own.fill()
             with pytest.raises(errors.DiskFull):
