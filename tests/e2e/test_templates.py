@@ -87,10 +87,16 @@ def memory_of(process: int) -> bytes:
     return b"".join(pieces)
 
 
-def until(holds: Callable[[], bool], limit_s: float = LEFT_S) -> None:
+def began(process: int) -> bytes:
+    """When it began, since its number may be another's later; empty if there is none."""
+    fields = content(Path(f"/proc/{process}/stat")).rpartition(b")")[2].split()
+    return fields[19] if fields else b""
+
+
+def until(holds: Callable[[], bool], limit_s: float = LEFT_S, what: Callable[[], object] = lambda: "") -> None:
     deadline = time.monotonic() + limit_s
     while not holds():
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, what()
         time.sleep(0.05)
 
 
@@ -135,10 +141,16 @@ def test_nothing_piles_up(warm: Platform) -> None:
 
 def test_templates_go_with_an_agent_that_is_killed(warm: Platform) -> None:
     warm.run("-c", CALL_UNTIL_WARM)
-    before = interpreters(warm)
+    before = {process: began(process) for process in interpreters(warm)}
     assert before
     warm.kill("node")
-    until(lambda: not any(Path(f"/proc/{process}").exists() for process in before))
+    left = list(before)
+
+    def all_are_gone() -> bool:
+        left[:] = [process for process, at in before.items() if began(process) == at != b""]
+        return not left
+
+    until(all_are_gone, what=lambda: [content(Path(f"/proc/{process}/status")) for process in left])
     assert "'warm': True" in warm.run("-c", CALL_UNTIL_WARM).out
 
 
