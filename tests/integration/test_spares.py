@@ -16,7 +16,7 @@ import pytest
 
 from pilotlight.core.containers import ContainerSpec
 from pilotlight.node.cgroups import Group
-from pilotlight.node.killing import kill_all_but
+from pilotlight.node.killing import kill_all
 from pilotlight.node.rootfs import IdMap
 from pilotlight.node.setup import Setup
 from pilotlight.node.templates.channel import Channel, TemplateFault
@@ -165,7 +165,7 @@ def test_all_are_killed_before_any_is_waited_for() -> None:
         with subprocess.Popen(command, stdout=subprocess.PIPE) as tracer:
             assert tracer.stdout is not None and tracer.stdout.readline() == b"\n"
             members = {traced.pid, spared.pid, tracer.pid}
-            kill_all_but(spared.pid, lambda: {pid for pid in members if Path(f"/proc/{pid}").exists()})
+            kill_all(lambda: {pid for pid in members if Path(f"/proc/{pid}").exists()}, but=spared.pid)
             assert spared.poll() is None
             assert not Path(f"/proc/{traced.pid}").exists() and not Path(f"/proc/{tracer.pid}").exists(), "they are buried"
         spared.kill()

@@ -23,9 +23,8 @@ from pilotlight.wire import platform_pb2
 log = structlog.get_logger()
 
 MOST_KINDS = 64  # of one app: images, each with a client and what is mounted
-MOST_MOUNT_BYTES = (
-    4 << 20
-)  # of what is said of one app's mounts: starts of containers wait behind it; the rest is told without mounts
+# Of what is said of one app's mounts: starts of containers wait behind it. The rest is told without mounts.
+MOST_MOUNT_BYTES = 4 << 20
 MOST_UNSENT_BYTES = 8 << 20  # that wait for one node; what is more it is not told
 
 

@@ -8,7 +8,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 
 import structlog
 
@@ -20,37 +20,37 @@ ROUNDS = 5  # kill and look again: what forks while it is being killed
 
 def kill_and_wait(processes: set[int]) -> None:
     """SIGKILL to all of these numbers, and wait until each is dead (a zombie counts as dead)."""
-    held: dict[int, int] = {}
-    try:
-        for process in processes:
-            with contextlib.suppress(ProcessLookupError):
-                held[os.pidfd_open(process)] = process
+    with _opened(processes) as held:
         kill_held(held)
-    finally:
-        for pidfd in held:
-            os.close(pidfd)
 
 
-def kill_all_but(spared: int, members: Callable[[], set[int]]) -> None:
-    """SIGKILL to whoever is a member, but one, until nobody else is; those that are our children are buried.
+def kill_all(members: Callable[[], set[int]], *, but: int = 0) -> None:
+    """SIGKILL to whoever is a member, except one, until nobody else is; those that are our children are buried.
 
     All are killed before any is waited for: the end of one that another traces is told only when that one has ended.
     """
     for _ in range(ROUNDS):
-        held: dict[int, int] = {}
-        try:
-            for process in members() - {spared}:
-                with contextlib.suppress(ProcessLookupError):
-                    held[os.pidfd_open(process)] = process
+        with _opened(members() - {but}) as held:
             if not held:
                 return
             there = members()  # or the number is another's by now
             kill_held({pidfd: process for pidfd, process in held.items() if process in there})
             for pidfd in held:
                 _bury(pidfd)
-        finally:
-            for pidfd in held:
-                os.close(pidfd)
+
+
+@contextlib.contextmanager
+def _opened(processes: set[int]) -> Generator[dict[int, int]]:
+    """Pidfds of those that there are, with their numbers."""
+    held: dict[int, int] = {}
+    try:
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                held[os.pidfd_open(process)] = process
+        yield held
+    finally:
+        for pidfd in held:
+            os.close(pidfd)
 
 
 def kill_child(pidfd: int, pid: int) -> None:

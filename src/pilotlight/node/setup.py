@@ -27,7 +27,7 @@ from pilotlight.core.containers import ContainerSpec
 from pilotlight.images.removal import remove_tree
 from pilotlight.node import bundle, cgroups, disk, dns, kernel_shares, strict, syscalls, verifier
 from pilotlight.node.admission import Admission, at, resolved
-from pilotlight.node.killing import kill_and_wait, kill_child
+from pilotlight.node.killing import kill_all, kill_and_wait, kill_child
 from pilotlight.node.memory import offered_mib
 from pilotlight.node.mount_points import OWN_FILES, MountPoints
 from pilotlight.node.network import INTERFACE, Network, Port
@@ -42,7 +42,6 @@ log = structlog.get_logger()
 INIT_PATHS = tuple(
     Path(path) for path in ("/usr/bin/catatonit", "/usr/libexec/catatonit/catatonit", "/usr/libexec/podman/catatonit")
 )
-SWEEP_ROUNDS = 5  # kill and look again: what forks while it is being killed
 _STEP_IN = 'for group in $GROUPS_TO_JOIN; do echo 0 >"$group" || exit 1; done; unset GROUPS_TO_JOIN; exec "$@"'
 _SYSCTLS = {"net.ipv4.ping_group_range": "0 65535", "net.ipv4.ip_unprivileged_port_start": "0"}
 _IPV6_OFF = {"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"}
@@ -162,10 +161,7 @@ class Setup:
     def sweep(self) -> None:
         """Kill and remove the containers of a former agent. Mounts need no sweeping: they went with its processes."""
         for group in self.groups.leftovers():
-            for _ in range(SWEEP_ROUNDS):
-                if not (processes := group.processes()):
-                    break
-                kill_and_wait(processes)
+            kill_all(group.processes)
             group.remove()
         self._points.sweep()
         for directory in (self._containers_dir, self._runtime_dir, self._scratch_dir):

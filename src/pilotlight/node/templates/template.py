@@ -21,7 +21,7 @@ import structlog
 from pilotlight.core.containers import Bind, ContainerSpec, Recipe
 from pilotlight.core.errors import NotIsolated
 from pilotlight.node import bundle, kernel_shares, observed, seccomp, verifier
-from pilotlight.node.killing import kill_all_but, kill_child
+from pilotlight.node.killing import kill_all, kill_child
 from pilotlight.node.setup import Setup, Started
 from pilotlight.node.templates import confinement
 from pilotlight.node.templates.channel import Channel, LoadFault, TemplateFault
@@ -255,7 +255,7 @@ class Template:
                 self._usher = None
         # Whoever else is left in there, hostile code began: it may trace the interpreter, or what the containers run.
         self.started.group.forbid_forks()
-        kill_all_but(self.started.pid, self.started.group.processes)
+        kill_all(self.started.group.processes, but=self.started.pid)
         with self._lock:
             if self.pidfd >= 0:
                 kill_child(self.pidfd, self.pid)

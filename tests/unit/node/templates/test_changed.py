@@ -8,18 +8,14 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from support.template_programs import loaded
 
-from pilotlight.node.templates.template import PROGRAM
 from pilotlight.node.templates.warm import EVERYWHERE, MOST_CHANGED, MOST_CHANGED_BYTES, few, tops_of
 
 
 @pytest.fixture
 def fresh() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("pilotlight_fresh", PROGRAM / "pilotlight_fresh.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded("pilotlight_fresh")
 
 
 def layer(root: Path, *files: str) -> Path:

@@ -1,6 +1,5 @@
 """What a template notices of what modules do while it imports them."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -9,17 +8,14 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from support.template_programs import loaded
 
 from pilotlight.node.templates.template import PROGRAM
 
 
 @pytest.fixture
 def trial() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("pilotlight_trial", PROGRAM / "pilotlight_trial.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded("pilotlight_trial")
 
 
 def test_variables_are_noticed_however_they_are_read(trial: ModuleType) -> None:
